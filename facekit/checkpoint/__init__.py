@@ -1,0 +1,10 @@
+"""Weights and what it takes to use them, from a folder, a foreign file or the Hub."""
+
+from __future__ import annotations
+
+from facekit.checkpoint.config import Calibration, ModelConfig
+from facekit.checkpoint.folder import Checkpoint, save_checkpoint
+from facekit.checkpoint.load import load_checkpoint
+from facekit.checkpoint.onnx import OnnxModel
+
+__all__ = ["Calibration", "Checkpoint", "ModelConfig", "OnnxModel", "load_checkpoint", "save_checkpoint"]
