@@ -169,7 +169,7 @@ class Embedder:
         if not len(crops):
             return torch.empty(0, self.dim)
         vectors = torch.cat([self._forward(batch) for batch in torch.split(crops, self.batch_size)]).cpu()
-        lengths = vectors.norm(dim=1, keepdim=True)
+        lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         if not bool((lengths.isfinite() & (lengths > 0)).all()):
             raise CheckpointError(
                 f"{self.config.fingerprint}: gives vectors without a finite length in {self.dtype};"

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from facekit.checkpoint.config import Calibration, ModelConfig
 from facekit.checkpoint.folder import Checkpoint, save_checkpoint
-from facekit.checkpoint.load import load_checkpoint
+from facekit.checkpoint.load import convert_checkpoint, load_checkpoint, push_checkpoint
 from facekit.checkpoint.onnx import OnnxModel
 
-__all__ = ["Calibration", "Checkpoint", "ModelConfig", "OnnxModel", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Calibration",
+    "Checkpoint",
+    "ModelConfig",
+    "OnnxModel",
+    "convert_checkpoint",
+    "load_checkpoint",
+    "push_checkpoint",
+    "save_checkpoint",
+]

@@ -6,10 +6,9 @@ import dataclasses
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 from facekit.errors import CalibrationError, CheckpointError
@@ -17,7 +16,8 @@ from facekit.errors import CalibrationError, CheckpointError
 __all__ = ["Calibration", "ModelConfig"]
 
 FORMAT_VERSION = 1
-_LARGEST_SIDE = 1024  # pixels; a larger input_size is a mistake, and would only be found as a lack of memory
+_LARGEST_SIDE = 1024  # pixels; what is larger is a mistake, found too late as a lack of memory
+_LARGEST_SIZE = 8192  # of widths and depths, for the same reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Calibration:
             raise CheckpointError(
                 f"calibration.thresholds: {dict(rows)} is not a table in which rarer needs more similarity"
             )
-        object.__setattr__(self, "thresholds", MappingProxyType(dict(rows)))
+        object.__setattr__(self, "thresholds", dict(rows))
 
     def threshold_at(self, far: float) -> float:
         """The similarity at which impostors are accepted at rate ``far``.
@@ -65,7 +65,7 @@ class Calibration:
         fars = list(self.thresholds)  # falling
         if not fars[-1] <= far <= fars[0]:
             known = ", ".join(f"{value:g}" for value in fars)
-            raise CalibrationError(f"far: {far:g} was not measured, only {known}; or give threshold=")
+            raise CalibrationError(f"far: {far:g} was not measured, use one within {known}, or threshold=")
         if far in self.thresholds:
             return self.thresholds[far]
         above = next(value for value in reversed(fars) if value >= far)
@@ -151,15 +151,14 @@ class ModelConfig:
         valid = self.threshold is None or (_is_number(self.threshold) and -1 <= self.threshold <= 1)
         _require(valid, "threshold", self.threshold, "a similarity in [-1, 1], or null")
         for name in ("sizes", "recipe"):
-            value = getattr(self, name)
-            _require(isinstance(value, Mapping), name, value, "a table of settings")
-            object.__setattr__(self, name, MappingProxyType(dict(value)))
+            object.__setattr__(self, name, _plain(name, getattr(self, name)))
+        too_large = [v for v in _numbers(self.sizes) if not 0 <= v <= _LARGEST_SIZE]
+        _require(not too_large, "sizes", dict(self.sizes), f"numbers within 0...{_LARGEST_SIZE}")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain values for JSON, the version of the format first."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values["calibration"] = None if self.calibration is None else self.calibration.to_dict()
-        values["sizes"], values["recipe"] = dict(self.sizes), dict(self.recipe)
         return {"version": FORMAT_VERSION, **values}
 
     def to_json(self) -> str:
@@ -232,6 +231,25 @@ def _as_rows(thresholds: Any) -> list[tuple[float, float]]:
             )
         rows.append(row)
     return rows
+
+
+def _plain(name: str, table: Any) -> dict[str, Any]:
+    """A copy of a table that reads the same from JSON: lists for tuples, text for keys."""
+    _require(isinstance(table, Mapping), name, table, "a table of settings")
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(table)))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: cannot be written as JSON ({error})") from None
+    return copied
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in nested tables and lists."""
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def _triple(name: str, value: Any) -> tuple[float, float, float]:

@@ -20,7 +20,15 @@ from facekit.checkpoint.onnx import OnnxModel
 from facekit.errors import CheckpointError, SettingError
 from facekit.models import build
 
-__all__ = ["Checkpoint", "fill", "fingerprint", "read_folder", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "fill",
+    "fingerprint",
+    "is_counter",
+    "read_folder",
+    "read_safetensors",
+    "save_checkpoint",
+]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -43,18 +51,23 @@ def fingerprint(state: Mapping[str, Tensor], config: ModelConfig) -> str:
 
     SHA-256 over names, shapes and values of the tensors, floating ones as float32 so that storage in
     half precision does not matter beyond its rounding, and over architecture, sizes and preprocessing.
-    Thresholds, recipe and licence may change without changing it.
+    Thresholds, recipe, licence and the counters of batch norms may change without changing it.
     """
     digest = hashlib.sha256()
     how = [config.architecture, dict(config.sizes), config.embedding_dim, config.input_size, config.color]
     how += [config.mean, config.std, config.template, config.flip_average]
     digest.update(json.dumps(how, sort_keys=True).encode())
-    for name in sorted(state):
+    for name in sorted(name for name in state if not is_counter(name)):
         tensor = state[name].detach().cpu()
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).numpy().data)
     return f"{config.architecture}-{digest.hexdigest()[:12]}"
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor only counts a batch norm's training steps, which inference never reads."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def read_folder(folder: Path) -> Checkpoint:
@@ -102,7 +115,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.Module:
-    """The architecture of ``config`` with exactly the tensors of ``state``, in eval mode.
+    """The architecture of ``config`` with exactly the tensors of ``state`` (counters may lack), in eval mode.
 
     Raises:
         CheckpointError: no such architecture, or names or shapes differ.
@@ -113,6 +126,9 @@ def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.M
     except SettingError as error:
         raise CheckpointError(f"{path}: {error}", path=path) from None
     expected = model.state_dict()
+    state = {
+        name: torch.zeros_like(v, device="cpu") for name, v in expected.items() if is_counter(name)
+    } | dict(state)
     wrong = [f"{name} is missing" for name in expected if name not in state]
     wrong += [f"{name} is not part of {config.architecture}" for name in state if name not in expected]
     wrong += [

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from facekit.checkpoint.config import ModelConfig
 from facekit.errors import CheckpointError, DeviceError, MissingExtraError
 
-__all__ = ["KNOWN_FILES", "OnnxModel", "load_onnx"]
+__all__ = ["KNOWN_FILES", "OnnxModel", "file_digest", "load_onnx"]
 
 _Array = NDArray[Any]
 
@@ -43,14 +42,12 @@ _EDGEFACE = ModelConfig(
     license="BSD-3-Clause",
 )
 
-KNOWN_FILES: Mapping[str, ModelConfig] = MappingProxyType(
-    {
-        # face_recognition_sface_2021dec.onnx; OpenCV's FaceRecognizerSF feeds it RGB, unscaled
-        "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79": _SFACE,
-        # edgeface_s_gamma_05.onnx
-        "9fd80dbbb5a839698631df655cdfcd7d9ae9270f801642ab99cf97be685d6a16": _EDGEFACE,
-    }
-)
+KNOWN_FILES: Mapping[str, ModelConfig] = {
+    # face_recognition_sface_2021dec.onnx; OpenCV's FaceRecognizerSF feeds it RGB, unscaled
+    "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79": _SFACE,
+    # edgeface_s_gamma_05.onnx
+    "9fd80dbbb5a839698631df655cdfcd7d9ae9270f801642ab99cf97be685d6a16": _EDGEFACE,
+}
 """SHA-256 of a published file -> how to use it."""
 
 
@@ -127,7 +124,7 @@ def load_onnx(path: Path) -> tuple[OnnxModel, ModelConfig]:
         MissingExtraError: onnxruntime is not installed.
     """
     beside = path.with_name("config.json")
-    digest = _sha256(path)
+    digest = file_digest(path)
     if beside.is_file():
         config = ModelConfig.from_json(beside.read_text(encoding="utf-8"), path=str(beside))
     elif digest in KNOWN_FILES:
@@ -152,7 +149,8 @@ def _fingerprint(digest: str, config: ModelConfig) -> str:
     return f"onnx-{hashlib.sha256(how.encode()).hexdigest()[:12]}"
 
 
-def _sha256(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -178,7 +176,7 @@ def _open_session(path: Path, device: torch.device) -> Any:
     except ImportError:
         raise MissingExtraError("onnxruntime", "onnx", f"Running {path}") from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; exporters leave a warning for every tensor
+    options.log_severity_level = 4  # what goes wrong is raised; exporters leave a warning for every tensor
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     # Threads that spin between two calls take the cores from the detector's.
@@ -210,5 +208,4 @@ def _not_an_embedder(path: Path, why: str) -> CheckpointError:
 
 def _line(error: Exception) -> str:
     """The first line of a foreign error, cut short."""
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -66,9 +65,7 @@ def build(architecture: str, **sizes: Any) -> nn.Module:
         raise SettingError(
             f"architecture: {architecture!r} is not known; use one of {', '.join(sorted(ARCHITECTURES))}"
         )
-    builder = ARCHITECTURES[architecture]
     try:
-        inspect.signature(builder).bind(**sizes)
-    except TypeError as error:
-        raise SettingError(f"sizes of {architecture}: {dict(sizes)} do not fit, {error}") from None
-    return builder(**sizes)
+        return ARCHITECTURES[architecture](**sizes)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise SettingError(f"sizes of {architecture}: {sizes} do not fit, {error}") from None
