@@ -166,18 +166,27 @@ class ModelConfig:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
+    def from_dict(cls, values: Any) -> ModelConfig:
+        """The config from parsed JSON, as :meth:`to_dict` gives it.
+
+        Raises:
+            CheckpointError: no table, another version, an unknown or missing field, or a bad value.
+        """
+        return cls(**_checked_fields(values))
+
+    @classmethod
     def from_json(cls, text: str, *, path: str = "config.json") -> ModelConfig:
         """The config that ``text`` holds; ``path`` is named in errors.
 
         Raises:
-            CheckpointError: not JSON, another version, an unknown or missing field, or a bad value.
+            CheckpointError: not JSON, or as for :meth:`from_dict`.
         """
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: not JSON ({error})", path=path) from None
         try:
-            return cls(**_checked_fields(values))
+            return cls.from_dict(values)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}", path=path) from None
 

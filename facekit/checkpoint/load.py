@@ -54,7 +54,7 @@ def load_checkpoint(
     """
     path = SHIPPED if source is None else Path(source)
     named = isinstance(source, str) and hub.is_hub_name(source) and path.suffix.lower() not in _SUFFIXES
-    if path.exists() or not named:
+    if not named or path.exists():
         if revision is not None:
             raise SettingError(
                 f"revision: {revision!r} only has a meaning for models of the Hub, not for {path}"
