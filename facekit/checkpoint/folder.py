@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from facekit.checkpoint.config import ModelConfig
 from facekit.checkpoint.onnx import OnnxModel
@@ -22,6 +24,7 @@ from facekit.models import build
 
 __all__ = [
     "Checkpoint",
+    "blank",
     "fill",
     "fingerprint",
     "is_counter",
@@ -114,6 +117,30 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     }
 
 
+class _Unfilled(TorchFunctionMode):
+    """Within it, the initialisation of weights leaves memory untouched and spends no random numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
+
+
+def blank(architecture: str, sizes: Mapping[str, Any]) -> nn.Module:
+    """A network whose weights are still to come, in milliseconds.
+
+    (The meta device would do the same, but its first use imports a second's worth of modules.)
+
+    Raises:
+        SettingError: no such architecture or sizes.
+    """
+    with _Unfilled():
+        return build(architecture, **sizes)
+
+
 def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.Module:
     """The architecture of ``config`` with exactly the tensors of ``state`` (counters may lack), in eval mode.
 
@@ -121,8 +148,7 @@ def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.M
         CheckpointError: no such architecture, or names or shapes differ.
     """
     try:
-        with torch.device("meta"):  # neither random numbers nor memory for what is replaced anyway
-            model = build(config.architecture, **config.sizes)
+        model = blank(config.architecture, config.sizes)
     except SettingError as error:
         raise CheckpointError(f"{path}: {error}", path=path) from None
     expected = model.state_dict()
@@ -211,6 +237,7 @@ def _write(folder: Path, state: dict[str, Tensor], config: ModelConfig) -> None:
     folder.mkdir()
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors lets only the owner read
     for path in (folder / WEIGHTS, folder / CONFIG, folder):
         _flush(path)
 

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from facekit.checkpoint.config import ModelConfig
-from facekit.checkpoint.folder import Checkpoint, fill, fingerprint, is_counter
+from facekit.checkpoint.folder import Checkpoint, blank, fill, fingerprint, is_counter
 from facekit.checkpoint.pickles import read_pickle
 from facekit.errors import CheckpointError
-from facekit.models import build
 
 __all__ = ["adapt", "read_foreign"]
 
@@ -191,8 +190,7 @@ def _find_backbone(tensors: Mapping[str, Tensor], path: str) -> _Found:
 def _search(architecture: str, tensors: Mapping[str, Tensor]) -> _Found | None:
     """The architecture under the prefix where most of it is; None where nothing of it is."""
     sizes = _sizes(tensors) if architecture.startswith("iresnet") else {}
-    with torch.device("meta"):
-        model = build(architecture, **sizes)
+    model = blank(architecture, sizes)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not is_counter(name)}
     counts: Counter[str] = Counter()
     for name, tensor in tensors.items():
