@@ -1,0 +1,1 @@
+"""Face embeddings from photographs: same person, who is it, which pictures repeat someone."""

@@ -1,0 +1,1 @@
+"""The training recipes behind the embeddings: ``python -m facekit.train <recipe> --help``."""

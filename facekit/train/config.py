@@ -1,0 +1,81 @@
+"""What every run shares: its data, its optimiser, its place and length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from facekit.errors import SettingError
+
+__all__ = ["DataSettings", "OptimSettings", "RunSettings"]
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise SettingError(f"{name}={value}: {remedy}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Which pictures are learnt from."""
+
+    data: Path
+    """Folder with one folder of aligned face crops a person, or a CSV file with the columns path, identity
+    and, if you like, split (train or heldout); paths are relative to the CSV."""
+    images: Path | None = None
+    """Where the paths of the CSV start, if not beside it."""
+    heldout: float = 0.04
+    """Share of the people kept aside for validation where the data names no split."""
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimSettings:
+    """AdamW and its learning rate."""
+
+    lr: float = 1e-3
+    """Learning rate of everything that starts from random weights."""
+    backbone_lr: float = 1e-4
+    """Learning rate of a backbone that starts from --init."""
+    weight_decay: float = 5e-4
+    """Decoupled decay of matrices and kernels."""
+    schedule: Literal["cosine", "warm-restarts"] = "cosine"
+    """One cosine down to 0, or the published warm restarts (T_0=10, T_mult=2), which end at half the rate."""
+    warmup: float = 0.02
+    """Share of the run in which the cosine's learning rate rises from 0."""
+    clip: float = 5.0
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "backbone_lr", "clip"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
+        _require(0 <= self.warmup < 1, "warmup", self.warmup, "give a share of the run in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Where a run lives, how long it is, and on what it runs."""
+
+    out: Path
+    """Folder of the run. A run that was interrupted goes on where it was when started again here."""
+    epochs: int = 50
+    """Passes over the training pictures."""
+    batch_size: int = 256
+    """Pictures a step."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network; losses and heads are always fp32."""
+    save_minutes: float = 5.0
+    """At most this much work is lost by an interruption."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "epochs", self.epochs, "give 1 or more")
+        _require(self.batch_size > 1, "batch_size", self.batch_size, "give 2 or more: batch norm needs them")
+        _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "give minutes above 0")

@@ -1,0 +1,70 @@
+"""What changes over a run: learning rate, margin and scale as pure functions of its progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+__all__ = ["cosine", "decay_groups", "progressive_margin", "warm_restarts"]
+
+
+def cosine(progress: float, *, warmup: float = 0.0) -> float:
+    """Factor of the learning rate: a linear rise over ``warmup``, then half a cosine down to 0.
+
+    Args:
+        progress: share of all steps already done, in [0, 1].
+        warmup: share of the run spent rising.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
+
+
+def warm_restarts(epoch: float, *, first: float = 10.0, multiplier: float = 2.0) -> float:
+    """Factor of the learning rate under SGDR (Loshchilov & Hutter 2017): cosines, each longer than the last.
+
+    Args:
+        epoch: epochs done, with their fraction.
+        first: epochs of the first cycle (T_0).
+        multiplier: how much longer each next cycle is (T_mult).
+    """
+    length = first
+    while epoch >= length:
+        epoch, length = epoch - length, length * multiplier
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / length))
+
+
+def progressive_margin(progress: float, *, scale: float = 64.0, margin: float = 0.5) -> tuple[float, float]:
+    """Scale and margin of the progressive schedule; the final values are its arguments.
+
+    Until 16 % of the run no margin while the scale rises from 10 to 30; until 40 % the margin rises to
+    0.35 and the scale to 45; then both rise linearly to 0.5 and 64. Other final values stretch the
+    schedule in proportion.
+
+    Returns:
+        (scale, margin), the margin in radians.
+    """
+    knots = ((0.0, 10.0, 0.0), (0.16, 30.0, 0.0), (0.40, 45.0, 0.35), (1.0, 64.0, 0.5))
+    progress = min(max(progress, 0.0), 1.0)
+    for (p0, s0, m0), (p1, s1, m1) in pairwise(knots):
+        if progress <= p1:
+            share = (progress - p0) / (p1 - p0)
+            return (s0 + share * (s1 - s0)) * scale / 64.0, (m0 + share * (m1 - m0)) * margin / 0.5
+    raise AssertionError("progress is clamped to [0, 1]")
+
+
+def decay_groups(modules: Iterable[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of one learning rate: matrices and kernels decay; biases and norms do not."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for module in modules:
+        for parameter in module.parameters():
+            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    return [
+        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+        {"params": plain, "lr": lr, "weight_decay": 0.0},
+    ]
