@@ -74,9 +74,6 @@ class FaceResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.pool.weight, mean=1.0 / 9, std=0.1 / 9)
-        for module in self.modules():
-            if isinstance(module, _Block):
-                nn.init.zeros_(module.bn2.weight)  # every block starts as its shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool_bn(self.pool(self.grid(self.stages(self.stem(x)))))
