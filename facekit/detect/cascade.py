@@ -78,7 +78,7 @@ class FaceDetector:
         self._pnet, self._rnet, self._onet = PNet(), RNet(), ONet()
         weights = load_weights(pnet=self._pnet, rnet=self._rnet, onet=self._onet)
         for network in (self._pnet, self._rnet, self._onet):
-            network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+            network.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         settings = f"{weights} {self.min_face} {self.thresholds}"
         self.fingerprint = "mtcnn-" + hashlib.sha256(settings.encode()).hexdigest()[:12]
         self._work = GPU if self.device.type == "cuda" else CPU
@@ -196,9 +196,9 @@ def _window_boxes(windows: Windows, scale: Tensor) -> Tensor:
 def _strongest_windows(windows: Windows, boxes: Tensor, scores: Tensor, places: int) -> Tensor:
     """Which windows greedy suppression keeps within each scaled copy, at an overlap of 0.5.
 
-    Windows of a copy are equally large and lie on a grid, so only those at most two steps apart can overlap by
-    half. MTCNN suppresses once more across the copies of a picture, at 0.7: this changes nothing, since windows
-    of two copies differ in area by a factor of 0.709^2 at least.
+    Windows of a copy are equally large and lie on a grid, so only those at most two steps apart can overlap
+    by half. MTCNN suppresses once more across the copies of a picture, at 0.7: this changes nothing, since
+    the windows of two copies differ in area by a factor of 0.709^2 at least.
     """
     count = len(scores)
     index = torch.full((places,), -1, dtype=torch.int64, device=scores.device)
@@ -215,7 +215,7 @@ def _strongest_windows(windows: Windows, boxes: Tensor, scores: Tensor, places: 
 
 
 def _sides(boxes: Tensor, border: int) -> Tensor:
-    """(n, 4) width, height, width, height: what offsets are counted in. MTCNN's later stages count the border."""
+    """(n, 4) width, height, width, height: the unit of offsets; later stages count the border too."""
     return (boxes[:, 2:] - boxes[:, :2] + border).repeat(1, 2)
 
 
@@ -244,17 +244,13 @@ def _in_chunks(
     size: int,
     chunk: int,
 ) -> list[Tensor]:
-    """What a network says of all crops, always ``chunk`` at a time, so that no crop's answer depends on others."""
+    """What a network says of all crops, always ``chunk`` at a time: no answer depends on the other crops."""
     count = len(crops)
-    short = -count % chunk
-    image = F.pad(found.image, (0, short))
-    crops = F.pad(crops, (0, 0, 0, short), value=0)
-    crops[count:, 2:] = 1
-    if not count:
-        image, crops = image.new_zeros(chunk), crops.new_tensor([[0, 0, 1, 1]]).repeat(chunk, 1)
-    outputs = [
-        network(table.crops(i, c, size)) for i, c in zip(image.split(chunk), crops.split(chunk), strict=True)
-    ]
+    fill = -count % chunk if count else chunk
+    image = F.pad(found.image, (0, fill))
+    crops = torch.cat([crops, crops.new_tensor([[0, 0, 1, 1]]).expand(fill, 4)])
+    chunks = zip(torch.split(image, chunk), torch.split(crops, chunk), strict=True)
+    outputs = [network(table.crops(i, c, size)) for i, c in chunks]
     return [torch.cat(part)[:count] for part in zip(*outputs, strict=True)]
 
 

@@ -180,14 +180,14 @@ def _axis(
     none = torch.zeros(ground, dtype=torch.int64)
     origin = torch.cat([none[:1], ground + length.cumsum(0) - length - place])
     share = torch.cat([none, last - first]).clamp_(min=1).float().reciprocal_()
-    places = (torch.cat([none, pixel * pitch[tile] + base[tile]]).int() for pixel in (first, last))
-    return _Axis(origin.int(), *places, share)
+    first, last = (torch.cat([none, pixel * pitch[tile] + base[tile]]).int() for pixel in (first, last))
+    return _Axis(origin.int(), first, last, share)
 
 
 def _tile_map(tiles: Tensor, canvases: int) -> Tensor:
     """(canvases, HEIGHT, WIDTH) int32: one more than the tile that covers each pixel, 0 where none does.
 
-    A tile's number at its first corner, taken back at the corners beyond it, summed along both sides, fills it.
+    A tile's number at its first corner, taken back at the corners beyond, fills it when summed both ways.
     """
     _, _, _, height, width, canvas, top, left = tiles.T
     number = torch.arange(1, len(tiles) + 1, dtype=torch.int32, device=tiles.device)
@@ -201,7 +201,7 @@ def _tile_map(tiles: Tensor, canvases: int) -> Tensor:
 
 
 def _border(tiles: Tensor) -> Tensor:
-    """PNet's ``ignore`` for all canvases: beside tiles of odd size its 2 x 2 pooling would meet the neighbour.
+    """PNet's ``ignore``: beside tiles of odd size its 2 x 2 pooling would meet the neighbour.
 
     After the first convolution a tile covers ``length - 2`` places; the one after them shares a pool with the
     last one if that number is odd.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
 
 __all__ = ["CELL", "FACTOR", "HEIGHT", "STRIDE", "WIDTH", "Copy", "Tile", "cells", "cut", "pack", "pyramid"]
 
@@ -17,7 +20,7 @@ STRIDE = 2
 FACTOR = 0.709
 """Scale of a copy relative to the next larger one: about half its area."""
 
-HEIGHT, WIDTH = 256, 512
+HEIGHT, WIDTH = 128, 512
 """Size of a canvas, in pixels; even, so that PNet's pooling meets every tile in phase."""
 
 
@@ -31,7 +34,7 @@ class Copy(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A part of a scaled copy, and where it lies: its top left corner in the copy, its size, and its canvas."""
+    """A part of a scaled copy: its top left corner there, its size, and where it lies in the canvases."""
 
     copy: int
     y: int
@@ -44,7 +47,7 @@ class Tile(NamedTuple):
 
 
 def pyramid(image: int, height: int, width: int, min_face: float) -> Iterator[Copy]:
-    """The copies in which a window spans ``min_face`` pixels of the picture, and ever more up to all of it."""
+    """The copies in which a window spans ``min_face`` pixels of the picture, and more, up to all of it."""
     scale = CELL / min_face
     side = min(height, width) * scale
     while side >= CELL:
@@ -53,7 +56,10 @@ def pyramid(image: int, height: int, width: int, min_face: float) -> Iterator[Co
         side *= FACTOR
 
 
-def cells(length: int) -> int:
+Length = TypeVar("Length", int, Tensor)
+
+
+def cells(length: Length) -> Length:
     """How many windows PNet scores along a side of ``length`` pixels; its pooling rounds up."""
     return -(-(length - 2) // STRIDE) - 4
 
@@ -65,18 +71,34 @@ def cut(index: int, copy: Copy) -> Iterator[Tile]:
 
 
 def pack(tiles: Iterable[Tile]) -> list[Tile]:
-    """Lay tiles on shelves, the tallest first, each at even places; returned by canvas."""
+    """Lay tiles on shelves at even places: the tallest first, each on the first shelf with room for it."""
     laid: list[Tile] = []
-    canvas = top = left = shelf = 0
+    shelves: list[_Shelf] = []
+    filled: list[int] = []  # height of the shelves in each canvas
     for tile in sorted(tiles, key=lambda tile: -tile.height):
-        if left + tile.width > WIDTH:
-            top, left, shelf = top + shelf, 0, 0
-        if top + tile.height > HEIGHT:
-            canvas, top, left, shelf = canvas + 1, 0, 0, 0
-        laid.append(tile._replace(canvas=canvas, top=top, left=left))
-        left += tile.width + tile.width % 2
-        shelf = max(shelf, tile.height + tile.height % 2)
-    return laid
+        shelf = next((shelf for shelf in shelves if shelf.left + tile.width <= WIDTH), None)
+        if shelf is None:
+            free = (i for i, height in enumerate(filled) if height + tile.height <= HEIGHT)
+            canvas = next(free, len(filled))
+            if canvas == len(filled):
+                filled.append(0)
+            shelf = _Shelf(canvas, filled[canvas])
+            shelves.append(shelf)
+            filled[canvas] += tile.height + tile.height % 2
+        laid.append(tile._replace(canvas=shelf.canvas, top=shelf.top, left=shelf.left))
+        shelf.left += tile.width + tile.width % 2
+        if shelf.left + CELL > WIDTH:
+            shelves.remove(shelf)
+    return sorted(laid, key=lambda tile: tile.canvas)
+
+
+@dataclass(slots=True, eq=False)
+class _Shelf:
+    """A strip of a canvas, filled from the left."""
+
+    canvas: int
+    top: int
+    left: int = 0
 
 
 def _parts(length: int, limit: int) -> Iterator[tuple[int, int]]:

@@ -40,7 +40,7 @@ def load_weights(**networks: nn.Module) -> str:
 
 
 def _folder() -> Path:
-    """Where facenet-pytorch keeps its weights; ``find_spec`` locates a top-level package without running it."""
+    """Where facenet-pytorch keeps its weights: ``find_spec`` finds a package without running it."""
     spec = find_spec("facenet_pytorch")
     if spec is None or not spec.submodule_search_locations:
         raise CheckpointError(f"the detector's weights are missing, facenet-pytorch has them: {REMEDY}")
