@@ -205,7 +205,7 @@ def _strongest_windows(windows: Windows, boxes: Tensor, scores: Tensor, places: 
     index[windows.place] = torch.arange(count, device=scores.device)
     step = torch.arange(-MARGIN, MARGIN + 1, device=scores.device)
     there = windows.place[:, None, None] + step[:, None] * windows.stride[:, None, None] + step
-    other = index[there].view(count, -1)
+    other = index[there].flatten(1)
     this = torch.arange(count, device=scores.device).unsqueeze(1)
     better = (scores[other] > scores[this]) | ((scores[other] == scores[this]) & (other < this))
     loser, column = (better & (other >= 0)).nonzero().T
@@ -247,8 +247,7 @@ def _in_chunks(
     """What a network says of all crops, always ``chunk`` at a time: no answer depends on the other crops."""
     count = len(crops)
     fill = -count % chunk if count else chunk
-    image = F.pad(found.image, (0, fill))
-    crops = torch.cat([crops, crops.new_tensor([[0, 0, 1, 1]]).expand(fill, 4)])
+    image, crops = F.pad(found.image, (0, fill)), F.pad(crops, (0, 0, 0, fill))
     chunks = zip(torch.split(image, chunk), torch.split(crops, chunk), strict=True)
     outputs = [network(table.crops(i, c, size)) for i, c in chunks]
     return [torch.cat(part)[:count] for part in zip(*outputs, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -88,4 +90,4 @@ def _parts(rank: Tensor) -> list[slice]:
     """Slices of the candidates with about ``PAIRS`` pairs each: a candidate of rank r has r pairs."""
     block = (rank.cumsum(0) // PAIRS).tolist() if len(rank) * len(rank) > 2 * PAIRS else [0] * len(rank)
     starts = [i for i, b in enumerate(block) if i == 0 or b != block[i - 1]]
-    return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(block)], strict=True)] or [slice(0, 0)]
+    return [slice(a, b) for a, b in pairwise([*starts, len(block)])] or [slice(0, 0)]
