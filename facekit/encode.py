@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,7 +26,7 @@ from facekit.embed import CROP_SIZE, Embedder
 from facekit.errors import FacekitError, ImageError, MultipleFacesError, NoFaceError, SettingError
 from facekit.face import Detection, Face, Image
 from facekit.image import MAX_PIXELS, ImageSource, find_images, load_image, source_name
-from facekit.prefetch import load_ahead
+from facekit.prefetch import map_ahead
 from facekit.quality import face_quality
 
 __all__ = ["EncodedImage", "FaceEncoder", "FacePolicy", "select_faces"]
@@ -185,8 +187,8 @@ class FaceEncoder:
     ) -> Iterator[EncodedImage]:
         """As :meth:`encode`, lazily: for more pictures than fit into memory.
 
-        Threads decode ahead by a bounded number of pixels; they end with the iterator, however it ends. The
-        pictures are worked on in batches, so results come in bursts, some pictures behind what was read.
+        Threads decode and encode ahead by a bounded number of pixels; they end with the iterator, however it
+        ends. Pictures are worked on in batches, so results come in bursts, behind what was read.
         """
         _check_policy(faces)
         sources, total = _sources(images)
@@ -204,20 +206,45 @@ class FaceEncoder:
         def load(source: ImageSource) -> _Loaded:
             return _load(source, self.max_pixels, aligned)
 
+        def encode(batch: Sequence[_Loaded]) -> list[EncodedImage]:
+            good = [item for item in batch if item.error is None]
+            encoded = iter(self._encode_crops(good) if aligned else self._encode_photos(good, policy))
+            return [next(encoded) if item.error is None else item.result() for item in batch]
+
         pace = self._pace
-        ahead = load_ahead(
-            sources, load, _pixels, limit=pace.ahead, window=pace.pictures, workers=pace.workers
+        ahead = map_ahead(
+            load, sources, workers=_DECODERS, window=pace.pictures, weigh=_pixels, limit=pace.ahead
         )
-        encode = self._encode_crops if aligned else lambda batch: self._encode_photos(batch, policy)
-        with bar as progress, closing(ahead) as loaded:  # its threads end here, whatever happens
-            for batch in _batches(loaded, pace):
-                encoded = iter(encode([item for item in batch if item.error is None]))
-                for item in batch:
+        with bar as progress, closing(ahead), closing(self._map(encode, _batches(ahead, pace))) as batches:
+            for batch in batches:
+                for one in batch:
                     if progress is not None:
                         progress.update()
-                    yield next(encoded) if item.error is None else item.result()
+                    yield one
+
+    def _map(
+        self, encode: Callable[[Sequence[_Loaded]], list[EncodedImage]], batches: Iterator[Sequence[_Loaded]]
+    ) -> Generator[list[EncodedImage], None, None]:
+        """Encodes batches: one in the caller's thread; several on a CPU side by side, each on its own cores.
+
+        This is faster than one by one on all cores, where threads meet and wait after every small operation.
+        """
+        first = list(islice(batches, 2))
+        if len(first) < 2:
+            yield from map(encode, first)
+            return
+        begin, workers = None, 1
+        if self.embedder.device.type == "cpu" and "backend: OpenMP" in torch.__config__.parallel_info():
+            cores = torch.get_num_threads()
+            workers = min(cores, _SIDE_BY_SIDE)
+            begin = partial(_use_cores, cores // workers)
+        yield from map_ahead(
+            encode, chain(first, batches), workers=workers, window=workers + 1, begin=begin
+        )
 
     def _encode_photos(self, batch: Sequence[_Loaded], policy: FacePolicy) -> list[EncodedImage]:
+        if not batch:
+            return []
         images = [torch.from_numpy(item.image).to(self.embedder.device) for item in batch]
         chosen: list[tuple[Detection, ...]] = []
         errors: list[FacekitError | None] = []
@@ -269,21 +296,34 @@ class _Pace:
     """How much is in the works at a time.
 
     Attributes:
-        pixels: of a batch for the networks.
+        pixels: of a batch.
         pictures: of a batch.
         ahead: pixels that are decoded and wait.
-        workers: threads that decode.
     """
 
     pixels: int
     pictures: int
     ahead: int
-    workers: int
 
 
-_CORES = os.cpu_count() or 1
-_CPU = _Pace(pixels=1 << 23, pictures=64, ahead=1 << 24, workers=max(1, _CORES // 2))
-_GPU = _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27, workers=_CORES)
+_CPU = _Pace(pixels=1 << 21, pictures=64, ahead=1 << 24)
+_GPU = _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27)
+_DECODERS = os.cpu_count() or 1
+_SIDE_BY_SIDE = 8  # batches on a CPU; more would queue for the interpreter
+_USE_CORES = threading.Lock()
+
+
+def _use_cores(count: int) -> None:
+    """Gives torch so many cores in this thread; all other threads keep what they have.
+
+    torch keeps a number for every thread that has used it, and one for threads to come; ``set_num_threads``
+    sets this thread's and the latter, which a newcomer therefore puts back.
+    """
+    with _USE_CORES, ThreadPoolExecutor(1) as newcomer:
+        usual = newcomer.submit(torch.get_num_threads).result()
+        torch.get_num_threads()  # or the thread would count as one to come
+        torch.set_num_threads(count)
+        newcomer.submit(torch.set_num_threads, usual).result()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

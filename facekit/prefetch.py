@@ -1,4 +1,4 @@
-"""Threads that load things before their turn, in bounded memory, and end with the iterator they serve."""
+"""Threads that work ahead of an iterator, in order and in bounded memory, and that end with it."""
 
 from __future__ import annotations
 
@@ -10,67 +10,75 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import TypeVar
 
-__all__ = ["load_ahead"]
+__all__ = ["map_ahead"]
 
-_Source = TypeVar("_Source")
-_Loaded = TypeVar("_Loaded")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
-def load_ahead(
-    sources: Iterable[_Source],
-    load: Callable[[_Source], _Loaded],
-    weigh: Callable[[_Source | _Loaded], int],
+def _weightless(_: object) -> int:
+    return 0
+
+
+def map_ahead(
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
     *,
-    limit: int,
-    window: int,
     workers: int,
-) -> Generator[_Loaded, None, None]:
-    """Yields ``load(source)`` for each source, in order, while threads already load the next ones.
+    window: int,
+    weigh: Callable[[_Item | _Result], int] = _weightless,
+    limit: int = 1,
+    begin: Callable[[], None] | None = None,
+) -> Generator[_Result, None, None]:
+    """Yields ``function(item)`` for each item, in order, while threads already work on the next ones.
 
-    Sources are pulled in the caller's thread. An exception of ``sources`` or ``load`` comes out as it is.
-    After it, or when the generator is closed, loads that have begun are waited for, and the rest is dropped.
+    Items are pulled in the caller's thread. An exception of ``items`` or ``function`` comes out as it is.
+    After it, or when the generator is closed, work that has begun is waited for, and the rest is dropped.
 
     Args:
-        sources: may be endless.
-        load: runs in the threads.
-        weigh: what a source, or what was loaded from it, takes of ``limit``.
-        limit: nothing is pulled or loaded while as much waits for its turn, except what has its turn.
-        window: sources pulled ahead.
-        workers: threads; each may exceed the limit by what it has in hand.
+        function: runs in the threads.
+        items: may be endless.
+        workers: threads.
+        window: items pulled ahead.
+        weigh: what an item, or its result, takes of ``limit``.
+        limit: nothing is pulled or begun while as much waits for its turn, except what has its turn; each
+            thread may exceed it by what it has in hand.
+        begin: what each thread does first.
     """
     gate = _Gate(limit)
 
-    def work(index: int, source: _Source) -> _Loaded:
+    def work(index: int, item: _Item) -> _Result:
         gate.enter(index)
-        loaded = load(source)
-        gate.add(weigh(loaded))
-        return loaded
+        result = function(item)
+        gate.add(weigh(result))
+        return result
 
-    pending = iter(sources)
-    waiting: deque[tuple[Future[_Loaded], int]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="facekit-load")
+    pending = iter(items)
+    waiting: deque[tuple[Future[_Result], int]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="facekit", initializer=begin)
     try:
         for turn in count():
             if not waiting or gate.has_room():
-                for source in pending:
-                    gate.add(weigh(source))
-                    waiting.append((pool.submit(work, turn + len(waiting), source), weigh(source)))
+                for item in pending:
+                    weight = weigh(item)
+                    gate.add(weight)
+                    waiting.append((pool.submit(work, turn + len(waiting), item), weight))
                     if len(waiting) >= window or not gate.has_room():
                         break
             if not waiting:
                 return
             gate.call(turn)
             future, weight = waiting.popleft()
-            loaded = future.result()
-            gate.add(-weight - weigh(loaded))
-            yield loaded
+            result = future.result()
+            gate.add(-weight - weigh(result))
+            yield result
     finally:
         gate.call(sys.maxsize)  # whoever waits may go
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Gate:
-    """Holds loads back while too much waits, but never the one whose turn it is, or all would wait for it."""
+    """Holds work back while too much waits, but never the one whose turn it is, or all would wait for it."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._held, self._turn = limit, 0, 0

@@ -338,6 +338,34 @@ def test_an_interruption_ends_the_threads(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("facekit")]
 
 
+@pytest.mark.skipif("backend: OpenMP" not in torch.__config__.parallel_info(), reason="needs OpenMP")
+def test_batches_share_the_cores_and_leave_torch_as_it_was(
+    encoder: FaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[str, int]] = []
+
+    def look(images: Any) -> Any:
+        used.append((threading.current_thread().name, torch.get_num_threads()))
+        return [()] * len(images)
+
+    monkeypatch.setattr(encoder.detector, "detect", look)
+    picture = np.zeros((1000, 2000, 3), np.uint8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        encoder.encode([picture])
+        assert used == [(threading.current_thread().name, 4)]  # a single batch has all the cores
+        used.clear()
+        encoder.encode([picture] * 20)
+        assert {cores for _, cores in used} == {1}
+        assert 1 <= len({name for name, _ in used}) <= 4
+        assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as newcomer:
+            assert newcomer.submit(torch.get_num_threads).result() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_encoder_keeps_no_pictures(encoder: FaceEncoder, crops: np.ndarray) -> None:
     crop = crops[0].copy()
     gone = weakref.ref(crop)

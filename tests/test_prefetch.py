@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekit.prefetch import load_ahead
+from facekit.prefetch import map_ahead
 
 
 def loaders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("facekit-load")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("facekit")]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def _threads_end() -> Iterator[None]:
 
 
 def ahead(sources: Any, load: Any = lambda x: x, weigh: Any = lambda x: 1, **options: int) -> Any:
-    return load_ahead(sources, load, weigh, **({"limit": 8, "window": 4, "workers": 2} | options))
+    return map_ahead(load, sources, weigh=weigh, **({"limit": 8, "window": 4, "workers": 2} | options))
 
 
 @given(
@@ -111,6 +111,17 @@ def test_an_exception_of_a_load_comes_out_in_its_turn(error: type[BaseException]
     with pytest.raises(error, match="seven"):
         seen.extend(ahead(range(100), load))
     assert seen == list(range(7))
+
+
+def test_each_thread_begins_with_what_it_is_told() -> None:
+    begun: list[str] = []
+    options = {"workers": 3, "window": 6}
+
+    def begin() -> None:
+        begun.append(threading.current_thread().name)
+
+    list(map_ahead(lambda x: x, range(50), begin=begin, **options))
+    assert 1 <= len(begun) == len(set(begun)) <= 3
 
 
 def test_an_exception_of_the_sources_comes_out() -> None:
