@@ -1,0 +1,79 @@
+"""``facekit``: argv -> a command with typed flags -> its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+import tyro
+
+from facekit.cli import embed, gallery, model, verify
+from facekit.errors import FacekitError
+
+__all__ = ["main"]
+
+
+class Command(Protocol):
+    """What the command line was parsed into."""
+
+    def run(self) -> int:
+        """Does the work; returns the exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments; None for those of the process.
+
+    Returns:
+        The exit code: 0 done (``verify``: same person), 1 different people (``verify`` alone), 2 an error,
+        told in one line on stderr, 130 interrupted, 141 nobody reads the output any more.
+
+    Raises:
+        SystemExit: by ``--help`` (0) and by arguments that cannot be understood (2).
+    """
+    logging.getLogger("facekit").addHandler(logging.NullHandler())  # commands say themselves what was skipped
+    command: Command = tyro.cli(
+        _COMMANDS,
+        prog="facekit",
+        description="Photographs to face embeddings: same person, who is it, which pictures repeat someone.",
+        args=None if argv is None else list(argv),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        code = command.run()
+        sys.stdout.flush()  # here, where a reader that has gone is still noticed in time
+        return code
+    except FacekitError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 141
+
+
+def _named(name: str, kind: Any, description: str | None = None) -> Any:
+    return Annotated[kind, tyro.conf.subcommand(name, description=description)]
+
+
+_COMMANDS: Any = (
+    _named("verify", verify.Verify)
+    | _named("embed", embed.Embed)
+    | _named(
+        "gallery",
+        _named("build", gallery.Build) | _named("search", gallery.Search) | _named("info", gallery.Info),
+        "People and the embeddings of their faces: build, search, info.",
+    )
+    | _named(
+        "model",
+        _named("info", model.Info) | _named("convert", model.Convert),
+        "Checkpoints: info, convert.",
+    )
+)

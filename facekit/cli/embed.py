@@ -1,0 +1,121 @@
+"""``facekit embed``: pictures in, a file of embeddings out, and a line for each picture."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from facekit.cli.console import count, expand, print_json, reason, say
+from facekit.cli.options import Model, Pictures, Policy
+from facekit.errors import NoFaceError, SettingError
+
+if TYPE_CHECKING:
+    from facekit.encode import EncodedImage
+    from facekit.face import Face
+
+__all__ = ["Embed"]
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Embeds the faces of pictures.
+
+    Attributes:
+        pictures: Pictures and folders of pictures.
+        out: The file to write: .npz, or .safetensors, which is lighter on memory.
+        faces: Which faces of a picture are embedded.
+        aligned: The pictures are aligned square crops; nothing is searched in them.
+        json: Print JSON lines, one a picture, as the work goes on.
+    """
+
+    pictures: Pictures
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    faces: Policy = "all"
+    aligned: bool = False
+    model: Model = field(default_factory=Model)
+    json: bool = False
+
+    def run(self) -> int:
+        write = _writer(self.out)
+        encoder = self.model.recognition().encoder
+        found: list[tuple[str, Face]] = []
+        pictures, bad = list(expand(self.pictures)), 0
+        for picture in encoder.stream(pictures, faces=self.faces, aligned=self.aligned, progress=None):
+            self._tell(picture, len(found))
+            bad += picture.error is not None
+            found += [(picture.name, face) for face in picture.faces]
+        if not found:
+            raise NoFaceError(f"no face in any of {len(pictures)} pictures; nothing was written")
+        from facekit.gallery import ALIGNED
+
+        detector = ALIGNED if self.aligned else encoder.detector_fingerprint
+        write(Path(self.out), found, {"checkpoint": encoder.checkpoint_fingerprint, "detector": detector})
+        total = f"{count(len(found), 'face')} of {count(len(pictures), 'picture')}"
+        say(f"{total}, {bad} not readable -> {self.out}" if bad else f"{total} -> {self.out}")
+        return 0
+
+    def _tell(self, picture: EncodedImage, row: int) -> None:
+        """What was found in one picture; ``row`` is where its faces begin in the file."""
+        if self.json:
+            faces = [{"row": row + i, **face.to_dict()} for i, face in enumerate(picture.faces)]
+            error = None if picture.error is None else reason(picture.error)
+            print_json({"picture": picture.name, "size": picture.size, "faces": faces, "error": error})
+        elif picture.error is not None:
+            print(picture.error)
+        else:
+            print(f"{picture.name}: {count(len(picture.faces), 'face')}")
+
+
+def _writer(out: str) -> Any:
+    """What writes the embeddings into a file of this name, known before the work begins.
+
+    Raises:
+        SettingError: another suffix, or no such folder.
+    """
+    path = Path(out)
+    writers = {".npz": _write_npz, ".safetensors": _write_safetensors}
+    if path.suffix.lower() not in writers:
+        raise SettingError(f"--out: {out!r} must end with .npz or .safetensors")
+    if not path.absolute().parent.is_dir():
+        raise SettingError(f"--out: {out!r} is in no existing folder; make it first")
+    return writers[path.suffix.lower()]
+
+
+def _write_npz(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:
+    """One array a property, with a row a face; the origin of all as two texts."""
+    import numpy as np
+
+    faces = [face for _, face in found]
+    arrays: dict[str, Any] = {
+        "embeddings": np.stack([face.embedding for face in faces]),
+        "pictures": np.array([name for name, _ in found]),
+        "boxes": np.stack([face.box for face in faces]),
+        "landmarks": np.stack([face.landmarks for face in faces]),
+        "confidences": np.array([face.confidence for face in faces], np.float32),
+        "qualities": np.array([face.quality for face in faces], np.float32),
+        **origin,
+    }
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            np.savez(file, **arrays)
+        part.replace(path)
+    except OSError as error:
+        raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_safetensors(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:
+    """``vectors`` with a row a face, ``table`` with the bytes of a JSON list of what is known of each."""
+    import numpy as np
+
+    from facekit.vectorfile import write_vectors
+
+    table = [{"picture": name, **face.to_dict()} for name, face in found]
+    vectors = np.stack([face.embedding for _, face in found])
+    write_vectors(path, vectors, table, {"format": "facekit embeddings", "version": "1", **origin})
