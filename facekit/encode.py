@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +24,11 @@ from facekit.embed import CROP_SIZE, Embedder
 from facekit.errors import FacekitError, ImageError, MultipleFacesError, NoFaceError, SettingError
 from facekit.face import Detection, Face, Image
 from facekit.image import MAX_PIXELS, ImageSource, find_images, load_image, source_name
-from facekit.prefetch import map_ahead
+from facekit.policy import FacePolicy, check_policy, select_faces, several_faces
+from facekit.prefetch import map_ahead, use_cores
 from facekit.quality import face_quality
 
 __all__ = ["EncodedImage", "FaceEncoder", "FacePolicy", "select_faces"]
-
-FacePolicy = Literal["all", "largest", "center_largest", "highest_score", "error"]
-"""Which faces of a picture count: all; the largest; the largest near the centre (by its area less twice the
-squared distance of the centres, as facenet-pytorch has it); the most confident; or an error if several."""
-
-_Found = TypeVar("_Found", Detection, Face)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,44 +63,8 @@ class EncodedImage:
             remedy = "use a larger or sharper picture, or a smaller min_face"
             raise NoFaceError(f"{self.name}: no face found; {remedy}", path=self.name)
         if len(self.faces) > 1:
-            raise _several(len(self.faces), self.name)
+            raise several_faces(len(self.faces), self.name)
         return self.faces[0]
-
-
-def select_faces(
-    faces: Sequence[_Found], policy: FacePolicy, size: tuple[int, int], *, name: str = "the picture"
-) -> tuple[_Found, ...]:
-    """Applies a policy to the faces of one picture.
-
-    Args:
-        faces: in any order, which is kept.
-        policy: see :data:`FacePolicy`.
-        size: (height, width) of the picture.
-        name: of the picture, for the error.
-
-    Returns:
-        All faces for ``"all"``, else at most one; empty where there is none.
-
-    Raises:
-        MultipleFacesError: several faces, and the policy is ``"error"``.
-        SettingError: the policy is not known.
-    """
-    _check_policy(policy)
-    if policy == "error" and len(faces) > 1:
-        raise _several(len(faces), name)
-    if policy in ("all", "error") or not faces:
-        return tuple(faces)
-    centre = np.array([size[1], size[0]]) / 2
-
-    def rank(face: _Found) -> float:
-        if policy == "highest_score":
-            return face.confidence
-        if policy == "largest":
-            return face.size
-        offset = (face.box[:2] + face.box[2:]) / 2 - centre
-        return face.size**2 - 2.0 * float(offset @ offset)
-
-    return (max(faces, key=rank),)
 
 
 class FaceEncoder:
@@ -190,7 +147,7 @@ class FaceEncoder:
         Threads decode and encode ahead by a bounded number of pixels; they end with the iterator, however it
         ends. Pictures are worked on in batches, so results come in bursts, behind what was read.
         """
-        _check_policy(faces)
+        check_policy(faces)
         sources, total = _sources(images)
         if not aligned:
             _ = self.detector  # a bad min_face should be heard of here, not in the middle
@@ -237,10 +194,8 @@ class FaceEncoder:
         if self.embedder.device.type == "cpu" and "backend: OpenMP" in torch.__config__.parallel_info():
             cores = torch.get_num_threads()
             workers = min(cores, _SIDE_BY_SIDE)
-            begin = partial(_use_cores, cores // workers)
-        yield from map_ahead(
-            encode, chain(first, batches), workers=workers, window=workers + 1, begin=begin
-        )
+            begin = partial(use_cores, cores // workers)
+        yield from map_ahead(encode, chain(first, batches), workers=workers, window=workers + 1, begin=begin)
 
     def _encode_photos(self, batch: Sequence[_Loaded], policy: FacePolicy) -> list[EncodedImage]:
         if not batch:
@@ -310,20 +265,6 @@ _CPU = _Pace(pixels=1 << 21, pictures=64, ahead=1 << 24)
 _GPU = _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27)
 _DECODERS = os.cpu_count() or 1
 _SIDE_BY_SIDE = 8  # batches on a CPU; more would queue for the interpreter
-_USE_CORES = threading.Lock()
-
-
-def _use_cores(count: int) -> None:
-    """Gives torch so many cores in this thread; all other threads keep what they have.
-
-    torch keeps a number for every thread that has used it, and one for threads to come; ``set_num_threads``
-    sets this thread's and the latter, which a newcomer therefore puts back.
-    """
-    with _USE_CORES, ThreadPoolExecutor(1) as newcomer:
-        usual = newcomer.submit(torch.get_num_threads).result()
-        torch.get_num_threads()  # or the thread would count as one to come
-        torch.set_num_threads(count)
-        newcomer.submit(torch.set_num_threads, usual).result()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -421,14 +362,3 @@ def _progress_bar(total: int | None, progress: bool | None) -> AbstractContextMa
 
     bar: AbstractContextManager[Any] = tqdm(total=total, unit="picture", file=sys.stderr)
     return bar
-
-
-def _check_policy(policy: str) -> None:
-    if policy not in get_args(FacePolicy):
-        names = ", ".join(map(repr, get_args(FacePolicy)))
-        raise SettingError(f"faces: {policy!r} is not one of {names}")
-
-
-def _several(count: int, name: str) -> MultipleFacesError:
-    remedy = "choose one by faces='largest', or crop the picture"
-    return MultipleFacesError(f"{name}: {count} faces where one is expected; {remedy}", path=name)

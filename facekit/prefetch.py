@@ -10,10 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import TypeVar
 
-__all__ = ["map_ahead"]
+import torch
+
+__all__ = ["map_ahead", "use_cores"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def _weightless(_: object) -> int:
@@ -100,3 +103,16 @@ class _Gate:
         with self._changed:
             self._turn = turn
             self._changed.notify_all()
+
+
+def use_cores(count: int) -> None:
+    """Gives torch so many cores in this thread; all other threads keep what they have.
+
+    torch keeps a number for every thread that has used it, and one for threads to come; ``set_num_threads``
+    sets this thread's and the latter, which a newcomer therefore puts back.
+    """
+    with _ONE_AT_A_TIME, ThreadPoolExecutor(1) as newcomer:
+        usual = newcomer.submit(torch.get_num_threads).result()
+        torch.get_num_threads()  # or the thread would count as one to come
+        torch.set_num_threads(count)
+        newcomer.submit(torch.set_num_threads, usual).result()

@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from facekit.checkpoint import load_checkpoint
-from facekit.encode import EncodedImage, FaceEncoder, select_faces
+from facekit.encode import EncodedImage, FaceEncoder
 from facekit.errors import FacekitError, ImageError, MultipleFacesError, NoFaceError, SettingError
-from facekit.face import Detection
 from facekit.image import find_images, load_image
 
 
@@ -208,44 +205,6 @@ def test_nothing_in_nothing_out(encoder: FaceEncoder) -> None:
 
 
 # ---------------------------------------------------------------- which faces
-
-
-def detection(x: float, y: float, side: float, confidence: float) -> Detection:
-    box = np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], np.float32)
-    return Detection(box, np.zeros((5, 2), np.float32), confidence)
-
-
-FACES = [detection(50, 50, 60, 0.8), detection(20, 20, 80, 0.7), detection(90, 10, 40, 0.99)]
-
-
-@pytest.mark.parametrize(
-    ("policy", "chosen"),
-    [("all", [0, 1, 2]), ("largest", [1]), ("center_largest", [0]), ("highest_score", [2])],
-)
-def test_policies(policy: Any, chosen: list[int]) -> None:
-    # center_largest: 3600 - 0, 6400 - 2 * 1800, 1600 - 2 * 3200
-    assert select_faces(FACES, policy, (100, 100)) == tuple(FACES[i] for i in chosen)
-
-
-def test_policy_error() -> None:
-    with pytest.raises(MultipleFacesError, match=r"a\.jpg: 3 faces where one is expected") as caught:
-        select_faces(FACES, "error", (100, 100), name="a.jpg")
-    assert caught.value.path == "a.jpg"
-    assert select_faces(FACES[:1], "error", (100, 100)) == (FACES[0],)
-
-
-@given(
-    st.lists(st.tuples(*[st.floats(1, 99)] * 3, st.floats(0, 1)), max_size=6),
-    st.sampled_from(["largest", "center_largest", "highest_score"]),
-)
-def test_one_of_the_faces_or_none(values: list[tuple[float, ...]], policy: Any) -> None:
-    faces = [detection(*value) for value in values]
-    chosen = select_faces(faces, policy, (100, 100))
-    assert len(chosen) == min(1, len(faces))
-    if policy == "largest" and faces:
-        assert chosen[0].size == max(face.size for face in faces)
-    if policy == "highest_score" and faces:
-        assert chosen[0].confidence == max(face.confidence for face in faces)
 
 
 def test_encode_embeds_only_the_chosen(encoder: FaceEncoder, everything: dict[str, EncodedImage]) -> None:
