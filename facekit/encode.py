@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -141,7 +141,7 @@ class FaceEncoder:
         faces: FacePolicy = "all",
         aligned: bool = False,
         progress: bool | None = False,
-    ) -> Iterator[EncodedImage]:
+    ) -> Generator[EncodedImage, None, None]:
         """As :meth:`encode`, lazily: for more pictures than fit into memory.
 
         Threads decode and encode ahead by a bounded number of pixels; they end with the iterator, however it
@@ -151,15 +151,14 @@ class FaceEncoder:
         sources, total = _sources(images)
         if not aligned:
             _ = self.detector  # a bad min_face should be heard of here, not in the middle
-        return self._stream(sources, faces, aligned, _progress_bar(total, progress))
+        if progress is None:
+            progress = sys.stderr.isatty() and (total is None or total > 16)
+        encoded = self._stream(sources, faces, aligned)
+        return _with_bar(encoded, total) if progress else encoded
 
     def _stream(
-        self,
-        sources: Iterable[ImageSource],
-        policy: FacePolicy,
-        aligned: bool,
-        bar: AbstractContextManager[Any],
-    ) -> Iterator[EncodedImage]:
+        self, sources: Iterable[ImageSource], policy: FacePolicy, aligned: bool
+    ) -> Generator[EncodedImage, None, None]:
         def load(source: ImageSource) -> _Loaded:
             return _load(source, self.max_pixels, aligned)
 
@@ -172,12 +171,8 @@ class FaceEncoder:
         ahead = map_ahead(
             load, sources, workers=_DECODERS, window=pace.pictures, weigh=_pixels, limit=pace.ahead
         )
-        with bar as progress, closing(ahead), closing(self._map(encode, _batches(ahead, pace))) as batches:
-            for batch in batches:
-                for one in batch:
-                    if progress is not None:
-                        progress.update()
-                    yield one
+        with closing(ahead), closing(self._map(encode, _batches(ahead, pace))) as batches:
+            yield from chain.from_iterable(batches)
 
     def _map(
         self, encode: Callable[[Sequence[_Loaded]], list[EncodedImage]], batches: Iterator[Sequence[_Loaded]]
@@ -261,7 +256,7 @@ class _Pace:
     ahead: int
 
 
-_CPU = _Pace(pixels=1 << 21, pictures=64, ahead=1 << 24)
+_CPU = _Pace(pixels=1 << 22, pictures=64, ahead=1 << 24)
 _GPU = _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27)
 _DECODERS = os.cpu_count() or 1
 _SIDE_BY_SIDE = 8  # batches on a CPU; more would queue for the interpreter
@@ -353,12 +348,12 @@ def _is_one_picture(images: Any) -> bool:
     return isinstance(images, (bytes, bytearray, memoryview, pil.Image)) or hasattr(images, "read")
 
 
-def _progress_bar(total: int | None, progress: bool | None) -> AbstractContextManager[Any]:
-    if progress is None:
-        progress = sys.stderr.isatty() and (total is None or total > 16)
-    if not progress:
-        return nullcontext()
+def _with_bar(
+    encoded: Generator[EncodedImage, None, None], total: int | None
+) -> Generator[EncodedImage, None, None]:
     from tqdm import tqdm
 
-    bar: AbstractContextManager[Any] = tqdm(total=total, unit="picture", file=sys.stderr)
-    return bar
+    with closing(encoded), tqdm(total=total, unit="picture", file=sys.stderr) as bar:
+        for one in encoded:
+            bar.update()
+            yield one

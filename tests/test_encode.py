@@ -271,7 +271,7 @@ def test_stream_is_lazy_and_may_be_left(encoder: FaceEncoder, crops: np.ndarray)
     assert pulled == 0
     assert len(list(islice(stream, 150))) == 150
     assert pulled < 150 + 3 * 64
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 def test_stream_gives_what_encode_gives(encoder: FaceEncoder, crops: np.ndarray) -> None:

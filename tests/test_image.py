@@ -244,7 +244,7 @@ def test_one_bit_pictures_are_black_and_white() -> None:
         assert_picture(load_image(encoded(picture, kind)), np.repeat(eye, 3, axis=2))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if kind == "WEBP" else {}

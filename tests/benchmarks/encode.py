@@ -2,9 +2,9 @@
 
     python tests/benchmarks/encode.py ../shared/data/photos ../shared/data/lfw/images.zip
 
-Both sides look for faces of 40 pixels and more, embed the largest, and run in turns in one process; the fastest
-round of each counts. The peer is used at its best: pictures decoded in threads, those of equal size detected in one
-batch, crops embedded in batches. Its embedder has random weights, which take the same time.
+Both sides look for faces of 40 pixels and more, embed the largest, and run in turns in one process; of each
+the fastest round counts. The peer is used at its best: pictures decoded in threads, those of equal size
+detected in one batch, crops embedded in batches. Its embedder has random weights, which take the same time.
 """
 
 from __future__ import annotations
