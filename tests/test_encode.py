@@ -270,7 +270,7 @@ def test_stream_is_lazy_and_may_be_left(encoder: FaceEncoder, crops: np.ndarray)
     stream = encoder.stream(endless(), aligned=True)
     assert pulled == 0
     assert len(list(islice(stream, 150))) == 150
-    assert pulled < 150 + 3 * 64
+    assert pulled <= 150 + 64 * (torch.get_num_threads() + 4)
     stream.close()
 
 
