@@ -73,7 +73,8 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
                 log.advance(shown)
                 done += 1
                 if done % recipe.steps_per_epoch == 0:
-                    scores = dict(recipe.evaluate())
+                    recipe.modules.eval()
+                    scores = dict(recipe.evaluate(step))
                     log.record("epoch", epoch=done // recipe.steps_per_epoch, **scores)
                     log.say(f"epoch {done // recipe.steps_per_epoch}: " + _line(scores))
                 if time.monotonic() - saved > 60 * run.save_minutes:
@@ -85,7 +86,8 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
             raise
         save()
         recipe.modules.eval()
-        recipe.export(run.out / "checkpoint", dict(recipe.evaluate()))
+        last = Step(total, 1.0, float(run.epochs))
+        recipe.export(run.out / "checkpoint", dict(recipe.evaluate(last)))
     return run.out / "checkpoint"
 
 

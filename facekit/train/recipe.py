@@ -38,8 +38,8 @@ class Recipe:
         batches: epoch number -> its batches, in an order that the number alone fixes.
         lr_factor: step -> factor of every group's ``lr``.
         step: (batch, step) -> metrics; ``"loss"`` is what is minimised, the rest is logged.
-        evaluate: what to measure after every epoch.
-        export: folder -> a checkpoint that :mod:`facekit` opens.
+        evaluate: step -> what to show after an epoch that ends there.
+        export: (folder, last scores) -> a checkpoint there that :mod:`facekit` opens.
         notes: lines to show before the first step.
     """
 
@@ -49,6 +49,6 @@ class Recipe:
     batches: Callable[[int], Iterator[tuple[Tensor, ...]]]
     lr_factor: Callable[[Step], float]
     step: Callable[[tuple[Tensor, ...], Step], Mapping[str, Tensor]]
-    evaluate: Callable[[], Mapping[str, float]]
+    evaluate: Callable[[Step], Mapping[str, float]]
     export: Callable[[Path, Mapping[str, float]], None]
     notes: tuple[str, ...] = ()

@@ -138,11 +138,11 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
             return warm_restarts(at.epoch)
         return cosine(at.progress, warmup=settings.optim.warmup)
 
-    def config(**more: Any) -> ModelConfig:
+    def config(*, input_size: int = _SIZE, **more: Any) -> ModelConfig:
         return ModelConfig(
             architecture=settings.architecture,
             embedding_dim=dim,
-            input_size=_SIZE,
+            input_size=input_size,
             color="rgb",
             mean=_PIXEL_MEAN,
             std=_PIXEL_STD,
@@ -152,12 +152,12 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
             **more,
         )
 
-    def embed_heldout() -> Tensor:
-        embedder = Embedder(Checkpoint(backbone, config()), device=device, precision=settings.run.precision)
-        return embedder.embed(heldout.pictures)
+    def embed_heldout(size: int = _SIZE) -> Tensor:
+        checkpoint = Checkpoint(backbone, config(input_size=size))
+        return Embedder(checkpoint, device=device, precision=settings.run.precision).embed(heldout.pictures)
 
-    def evaluate() -> Mapping[str, float]:
-        return heldout_scores(embed_heldout(), heldout.labels) if len(heldout) else {}
+    def evaluate(at: Step) -> Mapping[str, float]:
+        return heldout_scores(embed_heldout(_view_size(settings, at)), heldout.labels) if len(heldout) else {}
 
     def export(folder: Path, scores: Mapping[str, float]) -> None:
         calibration: Calibration | None = None
@@ -232,10 +232,15 @@ def _teacher_targets(teacher: Embedder, pictures: Tensor, stored: Path) -> Tenso
     return targets
 
 
+def _view_size(settings: ConvRecSettings, at: Step) -> int:
+    return settings.start_size if at.progress < settings.start_share else _SIZE
+
+
 def _network_input(views: Tensor, settings: ConvRecSettings, at: Step, mean: Tensor, std: Tensor) -> Tensor:
     x = views.float()
-    if at.progress < settings.start_share and settings.start_size < _SIZE:
-        x = F.interpolate(x, size=settings.start_size, mode="area")
+    size = _view_size(settings, at)
+    if size < _SIZE:
+        x = F.interpolate(x, size=size, mode="area")
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,200 @@
+"""One whole small run: learnt from pictures of made-up people, interrupted, resumed, opened for inference."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facekit.models
+from facekit.checkpoint import load_checkpoint
+from facekit.embed import Embedder
+from facekit.errors import SettingError, TrainingError
+from facekit.models.faceresnet import FaceResNet
+from facekit.train.__main__ import main
+from facekit.train.config import DataSettings, OptimSettings, RunSettings
+from facekit.train.data import load_crops, read_listing
+from facekit.train.loop import fit
+from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
+
+_PEOPLE, _EACH = 12, 6
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve 'people', each a pattern of blobs, six noisy pictures each."""
+    folder = tmp_path_factory.mktemp("people")
+    rng = np.random.default_rng(0)
+    for person in range(_PEOPLE):
+        pattern = rng.uniform(0, 255, (7, 7, 3))
+        (folder / f"p{person:02d}").mkdir()
+        for number in range(_EACH):
+            noisy = np.clip(pattern + rng.normal(0, 20, pattern.shape), 0, 255).astype(np.uint8)
+            picture = Image.fromarray(noisy).resize((112, 112), Image.Resampling.BICUBIC)
+            picture.save(folder / f"p{person:02d}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**sizes: Any) -> FaceResNet:
+        # widths below 16 crash in torch 2.15's oneDNN (backward of a 1x1 convolution with stride 2)
+        small = {"widths": (16, 32), "depths": (1, 1), "stem_width": 16, "embedding_dim": 32}
+        return FaceResNet(**(sizes or small))
+
+    known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
+    monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
+
+
+def _settings(people: Path, out: Path, *, epochs: int = 3, **more: object) -> ConvRecSettings:
+    return ConvRecSettings(
+        data=DataSettings(data=people, heldout=0.25),
+        run=RunSettings(out=out, epochs=epochs, batch_size=9, device="cpu", precision="fp32"),
+        optim=OptimSettings(lr=5e-3),
+        architecture="faceresnet",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _train(settings: ConvRecSettings) -> Path:
+    return fit(build_recipe(settings), settings.run, settings.optim)
+
+
+def _events(out: Path, kind: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def test_run_learns_and_opens_for_inference(people: Path, tmp_path: Path) -> None:
+    settings = _settings(people, tmp_path / "run", epochs=8, start_size=56, start_share=0.5)
+    checkpoint = load_checkpoint(_train(settings))
+    assert checkpoint.config.recipe["name"] == "convrec"
+    assert checkpoint.config.calibration is not None
+    assert checkpoint.config.calibration.impostor_pairs == 3 * _EACH * _EACH
+    epochs = _events(settings.run.out, "epoch")
+    assert len(epochs) == 8
+    assert epochs[-1]["tar@far=0.1"] > 0.9
+    vectors = Embedder(checkpoint, device="cpu", precision="fp32").embed(
+        load_crops(read_listing(settings.data)[1], progress=False).pictures
+    )
+    assert vectors.shape == (3 * _EACH, 32)
+
+
+def test_resumed_run_ends_where_an_uninterrupted_one_does(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_checkpoint(_train(_settings(people, tmp_path / "whole")))
+    settings = _settings(people, tmp_path / "parts")
+    recipe = build_recipe(settings)
+    step, calls = recipe.step, 0
+
+    def interrupted(batch: object, at: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 9:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return step(batch, at)  # type: ignore[arg-type]
+
+    object.__setattr__(recipe, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, settings.run, settings.optim)
+    resumed = load_checkpoint(_train(settings))
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=2e-3, msg=name)
+
+
+def test_student_imitates_its_teacher(people: Path, tmp_path: Path) -> None:
+    teacher = _train(_settings(people, tmp_path / "teacher", epochs=4))
+    for view in ("same", "picture"):
+        out = tmp_path / view
+        _train(_settings(people, out, epochs=8, teacher=str(teacher), teacher_view=view, margin_weight=0.0))
+        steps = _events(out, "step")
+        assert steps[-1]["teacher"] < 0.6 * steps[0]["teacher"], view
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_state(people: Path, tmp_path: Path) -> None:
+    settings = _settings(people, tmp_path / "run")
+    recipe = build_recipe(settings)
+    weight = next(recipe.modules.parameters())
+    object.__setattr__(recipe, "step", lambda batch, at: {"loss": weight.sum() * torch.nan})
+    with pytest.raises(TrainingError, match="lower --lr"):
+        fit(recipe, settings.run, settings.optim)
+    assert not (settings.run.out / "checkpoint").exists()
+
+
+def test_state_of_another_run_is_refused(people: Path, tmp_path: Path) -> None:
+    _train(_settings(people, tmp_path / "run", epochs=1))
+    with pytest.raises(TrainingError, match="another --out"):
+        _train(_settings(people, tmp_path / "run", epochs=2))
+
+
+def test_teacher_of_another_width_is_refused(people: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(SettingError, match="teacher="):
+        build_recipe(_settings(people, tmp_path / "run", teacher=str(tiny_checkpoint)))
+
+
+def test_nothing_to_learn_from_is_refused(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="nothing to learn"):
+        _settings(people, tmp_path, margin_weight=0.0)
+
+
+def test_broken_picture_is_left_out(people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for person in ("a", "b"):
+        (tmp_path / person).mkdir()
+        for number in range(2):
+            source = people / "p00" / f"{number}.png"
+            (tmp_path / person / f"{number}.png").write_bytes(source.read_bytes())
+    (tmp_path / "a" / "broken.png").write_bytes(b"no picture")
+    crops = load_crops(read_listing(DataSettings(data=tmp_path, heldout=0))[0], progress=False)
+    assert len(crops) == 4
+    assert "broken.png" in caplog.text
+
+
+def test_csv_with_splits(people: Path, tmp_path: Path) -> None:
+    rows = [f"p{p:02d}/0.png,p{p:02d},{'heldout' if p > 8 else 'train'}" for p in range(_PEOPLE)]
+    (tmp_path / "index.csv").write_text("path,identity,split\n" + "\n".join(rows))
+    train, heldout = read_listing(DataSettings(data=tmp_path / "index.csv", images=people))
+    assert (len(train.paths), len(heldout.paths)) == (9, 3)
+    (tmp_path / "bad.csv").write_text("path,identity\n../../etc/passwd,x\n")
+    with pytest.raises(TrainingError, match="line 2"):
+        read_listing(DataSettings(data=tmp_path / "bad.csv", images=people))
+
+
+def test_command_line_says_what_is_wrong_in_one_line(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convrec", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert main([]) == 2
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on(people: Path, tmp_path: Path) -> None:
+    """kill -9 loses at most the steps since the last save, never the run."""
+    arguments = [
+        sys.executable, "-m", "facekit.train", "convrec", "--data", str(people), "--heldout", "0.25",
+        "--out", str(tmp_path / "run"), "--architecture", "faceresnet", "--epochs", "2", "--batch-size", "9",
+        "--precision", "fp32", "--save-minutes", "0.0001",
+    ]  # fmt: skip
+    state = tmp_path / "run" / "state.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    first = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not state.exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"ended with {first.wait(timeout=0.1)} before it was killed")
+    finally:
+        first.kill()
+        first.wait()
+    assert subprocess.run(arguments, env=environment, check=False, capture_output=True).returncode == 0
+    assert (tmp_path / "run" / "checkpoint" / "config.json").exists()
