@@ -216,7 +216,7 @@ def test_fingerprint_stands_for_weights_and_preprocessing_only(model: nn.Module,
     assert first.startswith("faceresnet-")
     assert len(first.rpartition("-")[2]) == 12
     assert of(replace(CONFIG, threshold=0.4, calibration=None, recipe={}, license="?")) == first
-    for change in ({"color": "bgr"}, {"mean": (0, 0, 0)}, {"flip_average": False}, {"input_size": 96}):
+    for change in ({"color": "bgr"}, {"mean": (0, 0, 0)}, {"std": (1, 1, 2)}, {"flip_average": False}):
         assert of(replace(CONFIG, **change)) != first  # type: ignore[arg-type]
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -305,6 +305,8 @@ def test_only_checkpoint_folders_are_replaced(model: nn.Module, tmp_path: Path) 
 def test_what_could_not_be_loaded_is_not_saved(model: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="do not fit"):
         save_checkpoint(tmp_path / "x", model, replace(CONFIG, sizes=SIZES | {"embedding_dim": 9}))
+    with pytest.raises(CheckpointError, match="embedding_dim: 9"):
+        save_checkpoint(tmp_path / "x", model, replace(CONFIG, embedding_dim=9))
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.fc.weight[0, 0] = float("nan")  # type: ignore[union-attr, index]

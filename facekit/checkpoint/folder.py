@@ -191,11 +191,11 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: the folder cannot be written, or holds something else than a checkpoint; weights
-            that are not finite (in float16, where that was asked for) or that do not fit ``config``.
+            that are not finite (in float16, where that was asked for), or do not fit ``config``.
     """
     folder = Path(folder).absolute()
     state = _storable(model, half=half, path=str(folder))
-    fill(config, state, path=str(folder))
+    _try_out(fill(config, state, path=str(folder)), config, path=str(folder))
     config = replace(config, fingerprint=fingerprint(state, config))
     if folder.exists() and not _is_checkpoint_or_empty(folder):
         raise CheckpointError(f"{folder}: not a checkpoint folder; name a new or empty one", path=str(folder))
@@ -211,6 +211,22 @@ def save_checkpoint(
             raise
         raise CheckpointError(f"{folder}: cannot be written ({error})", path=str(folder)) from None
     return config
+
+
+@torch.no_grad()
+def _try_out(model: nn.Module, config: ModelConfig, *, path: str) -> None:
+    """Raise unless pictures of the config's size give embeddings of the config's length."""
+    try:
+        shape = tuple(model.float()(torch.zeros(1, 3, config.input_size, config.input_size)).shape)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: input_size: {config.input_size} does not fit ({reason})", path=path
+        ) from None
+    if shape != (1, config.embedding_dim):
+        raise CheckpointError(
+            f"{path}: embedding_dim: {config.embedding_dim}, but a picture gives {shape}", path=path
+        )
 
 
 def _storable(model: nn.Module, *, half: bool, path: str) -> dict[str, Tensor]:

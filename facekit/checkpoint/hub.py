@@ -64,7 +64,9 @@ def download(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
-            allow_patterns=None if files is None else list(files),
+            # From the cache alone: the config, if the model has one, proves that something was downloaded.
+            # Asking for all files would call a cache without the ones never wanted incomplete.
+            allow_patterns=["config.json"] if files is None else list(files),
             local_files_only=files is None,
         )
     except Exception as error:  # the client's errors share no base
