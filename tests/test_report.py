@@ -63,7 +63,7 @@ def test_each_mark_has_its_colour_and_a_label_takes_room_above_the_box() -> None
 
 
 @pytest.mark.parametrize(
-    "box", [(-30, -30, 40, 40), (180, 80, 260, 160), (-50, 40, -10, 60), (0, 0, 200, 99)]
+    "box", [(-30, -30, 40, 40), (180, 80, 260, 160), (-70, 20, -10, 80), (0, 0, 200, 99)]
 )
 def test_labels_stay_inside_the_picture(box: tuple[int, int, int, int]) -> None:
     """As much ink is seen as in the middle of a large picture."""
