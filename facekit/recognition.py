@@ -24,13 +24,14 @@ from facekit.checkpoint import (
     push_checkpoint,
     save_checkpoint,
 )
-from facekit.encode import EncodedImage, FaceEncoder, FacePolicy
+from facekit.encode import EncodedImage, FaceEncoder
 from facekit.enrolment import Enrolment, People, Sample, Skipped, changes, list_enrolments
 from facekit.errors import CheckpointError, FacekitError, GalleryError, SettingError
 from facekit.face import Embedding, Face
 from facekit.gallery import ALIGNED, Gallery
 from facekit.identify import Identification, Match
 from facekit.image import MAX_PIXELS, ImageSource
+from facekit.policy import FacePolicy
 from facekit.similarity import cosine
 from facekit.threshold import choose_threshold
 
@@ -102,7 +103,7 @@ class FaceRecognition:
 
     An image is a path, the bytes of a file, a file object, a PIL picture, a uint8 RGB array or a tensor. With
     ``aligned=True`` images are square crops, aligned to the ArcFace template. Where a picture shows several
-    faces, ``faces`` says which counts (see :data:`~facekit.encode.FacePolicy`).
+    faces, ``faces`` says which counts (see :data:`~facekit.policy.FacePolicy`).
 
     Args:
         checkpoint: what makes the embeddings: None for the one that ships with facekit, a checkpoint folder,
