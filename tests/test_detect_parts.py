@@ -17,19 +17,22 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from facekit.detect import cascade, pyramid
-from facekit.detect.integral import IntegralImages, bins, runs
+from facekit.detect.integral import IntegralImages, bins, room, runs
 from facekit.detect.mosaic import Mosaic
 from facekit.detect.suppress import best_first, suppress, survivors
 from facekit.detect.weights import load_weights
 from facekit.models.mtcnn import ONet, PNet, RNet
 
-CPU = torch.device("cpu")
 SIZES = [(40, 40), (57, 300), (131, 91), (250, 250), (1, 1), (333, 421), (612, 97)]
 
 
 def noise(height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def integrate(images: list[Tensor]) -> IntegralImages:
+    return IntegralImages(images, torch.empty(room(images), dtype=torch.int32))
 
 
 def area(image: Tensor, height: int, width: int) -> Tensor:
@@ -57,7 +60,7 @@ def test_runs(lengths: list[int]) -> None:
 
 def test_crops_are_area_resized_rectangles() -> None:
     images = [noise(h, w) for h, w in SIZES]
-    table = IntegralImages(images, CPU)
+    table = integrate(images)
     image = torch.tensor([0, 1, 3, 3, 4, 6])
     boxes = torch.tensor(
         [[0, 0, 40, 40], [17, 3, 299, 5], [10, 20, 11, 21], [1, 2, 250, 249], [0, 0, 1, 1], [5, 600, 90, 612]]
@@ -69,7 +72,7 @@ def test_crops_are_area_resized_rectangles() -> None:
 
 def test_sums_may_wrap_round() -> None:
     white = torch.full((2100, 4100, 3), 255, dtype=torch.uint8)  # its whole sum needs 32 bits
-    crop = IntegralImages([white], CPU).crops(torch.tensor([0]), torch.tensor([[5, 7, 4000, 2000]]), 3)
+    crop = integrate([white]).crops(torch.tensor([0]), torch.tensor([[5, 7, 4000, 2000]]), 3)
     torch.testing.assert_close(crop, torch.full((1, 3, 3, 3), 127.5 / 128))
 
 
@@ -106,24 +109,26 @@ def test_pnet(shape: tuple[int, int]) -> None:
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), max_size=5), st.floats(12, 100))
 def test_tiles_share_out_the_windows_and_never_overlap(sizes: list[tuple[int, int]], min_face: float) -> None:
     copies = [copy for i, size in enumerate(sizes) for copy in pyramid.pyramid(i, *size, min_face)]
-    tiles = pyramid.pack(tile for i, copy in enumerate(copies) for tile in pyramid.cut(i, copy))
+    tiles, shelves = pyramid.pack(tile for i, copy in enumerate(copies) for tile in pyramid.cut(i, copy))
     seen = [np.zeros((pyramid.cells(copy.height), pyramid.cells(copy.width)), int) for copy in copies]
-    canvases = np.zeros((len(tiles), pyramid.HEIGHT, pyramid.WIDTH), bool)
+    canvases = np.zeros((len(shelves), pyramid.HEIGHT, pyramid.WIDTH), bool)
     for tile in tiles:
         y, x = tile.y // 2, tile.x // 2
         seen[tile.copy][y : y + pyramid.cells(tile.height), x : x + pyramid.cells(tile.width)] += 1
-        place = canvases[tile.canvas, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        shelf = shelves[tile.shelf]
+        assert tile.height <= shelf.height
+        assert shelf.top % 2 == tile.left % 2 == tile.y % 2 == tile.x % 2 == 0
+        rows = slice(shelf.top, shelf.top + tile.height)
+        place = canvases[shelf.canvas, rows, tile.left : tile.left + tile.width]
         assert place.shape == (tile.height, tile.width)
         assert not place.any()
-        assert tile.top % 2 == tile.left % 2 == tile.y % 2 == tile.x % 2 == 0
         place[:] = True
     assert all((windows == 1).all() for windows in seen)
-    assert [tile.canvas for tile in tiles] == sorted(tile.canvas for tile in tiles)
 
 
 def test_mosaic_gives_pnet_what_each_copy_alone_gives() -> None:
     images = [noise(h, w, seed) for seed, (h, w) in enumerate([*SIZES, (700, 2100)])]
-    table = IntegralImages(images, CPU)
+    table = integrate(images)
     mosaic = Mosaic(table, 20.0)
     network = PNet().eval()
     load_weights(pnet=network)
@@ -198,7 +203,7 @@ def test_a_chain_of_defeats_is_settled_from_its_head() -> None:
 @pytest.mark.parametrize("min_face", [12.0, 13.7, 20.0, 40.0, 333.0])
 def test_windows_are_suppressed_by_their_neighbours_as_by_all(min_face: float) -> None:
     image = noise(900, 700)
-    mosaic = Mosaic(IntegralImages([image], CPU), min_face)
+    mosaic = Mosaic(integrate([image]), min_face)
     maps = [torch.ones(1, *map(pyramid.cells, canvas.shape[2:])) for canvas, _ in mosaic.draw(1)]
     _, windows = mosaic.windows(*torch.cat(maps).nonzero().T)
     chosen = torch.randperm(len(windows.place), generator=torch.Generator().manual_seed(1))[:3000]

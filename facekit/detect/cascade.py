@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facekit.detect.integral import IntegralImages
+from facekit.detect.integral import IntegralImages, room
 from facekit.detect.mosaic import MARGIN, Mosaic, Windows
 from facekit.detect.pyramid import CELL, STRIDE
 from facekit.detect.suppress import best_first, overlap, suppress, survivors
@@ -98,10 +98,12 @@ class FaceDetector:
         for image in images:
             if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise SettingError(f"a picture is {image.dtype} {tuple(image.shape)}: give uint8 (h, w, 3)")
-        return [faces for group in _groups(images, self._work.pixels) for faces in self._detect(group)]
+        groups = list(_groups(images, self._work.pixels))
+        memory = torch.empty(max(map(room, groups), default=0), dtype=torch.int32, device=self.device)
+        return [faces for group in groups for faces in self._detect(group, memory)]
 
-    def _detect(self, images: Sequence[Tensor]) -> list[tuple[Detection, ...]]:
-        table = IntegralImages(images, self.device)
+    def _detect(self, images: Sequence[Tensor], memory: Tensor) -> list[tuple[Detection, ...]]:
+        table = IntegralImages(images, memory)
         candidates = self._refine(table, self._propose(table))
         return _per_picture(len(images), *self._finish(table, candidates))
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["IntegralImages", "bins", "runs"]
+__all__ = ["IntegralImages", "bins", "room", "runs"]
+
+BLOCK = 16
+"""Rows that are added up at a time."""
 
 
 class IntegralImages:
@@ -18,42 +21,47 @@ class IntegralImages:
 
     Args:
         images: (h, w, 3) uint8 each, at least one.
-        device: where the tables are to lie.
+        memory: at least :func:`room` int32 on the device, to hold the tables.
 
     Attributes:
-        sums: (k, 3) int32 on the device, all tables, row by row.
+        sums: (3, k) int32, all tables, a colour a row; within it picture by picture, row by row.
         sizes: (n, 2) int64 on the CPU, height and width of each picture.
         stride: (n,) int64 on the CPU, how many entries of ``sums`` a row of its table takes.
-        first: (n,) int64 on the CPU, where its table starts in ``sums``.
+        first: (n,) int64 on the CPU, where its table starts.
     """
 
-    def __init__(self, images: Sequence[Tensor], device: torch.device) -> None:
+    def __init__(self, images: Sequence[Tensor], memory: Tensor) -> None:
         self.sizes = torch.tensor([image.shape[:2] for image in images])
         self.stride = self.sizes[:, 1] + 1
         lengths = (self.sizes + 1).prod(1)
         self.first = lengths.cumsum(0) - lengths
-        self.sums = torch.empty(int(lengths.sum()), 3, dtype=torch.int32, device=device)
-        for image, table in zip(images, torch.split(self.sums, lengths.tolist()), strict=True):
-            _integrate(image.to(device), table.view(image.shape[0] + 1, image.shape[1] + 1, 3))
+        self.sums = memory[: room(images)].view(3, -1)
+        for image, table in zip(images, torch.split(self.sums, lengths.tolist(), 1), strict=True):
+            _integrate(image.to(memory.device), table.view(3, image.shape[0] + 1, image.shape[1] + 1))
 
     def means(self, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, share: Tensor) -> Tensor:
         """Mean colour of rectangles, as the networks take it: ``(mean - 127.5) / 128``.
 
         Args:
-            top: int, place in ``sums`` where the row of the first pixels starts.
-            bottom: int, place where the row after the last pixels starts.
-            left: int, first column.
-            right: int, column after the last.
+            top: int32, place in ``sums`` where the row of the first pixels starts.
+            bottom: int32, place where the row after the last pixels starts.
+            left: int32, first column.
+            right: int32, column after the last.
             share: float32, one over the number of pixels. All five broadcast to one shape.
 
         Returns:
             (*shape, 3) float32.
         """
-        total = self._at(bottom, right)
-        total -= self._at(bottom, left)
-        total -= self._at(top, right)
-        total += self._at(top, left)
-        return total.mul(share.unsqueeze(-1)).sub_(127.5).mul_(0.0078125)
+        share = share / 128
+        plus, minus = (bottom + right, top + left), (bottom + left, top + right)
+        colours = torch.empty(*plus[0].shape, 3, device=share.device)
+        for plane, colour in zip(self.sums, colours.unbind(-1), strict=True):
+            total = plane.index_select(0, plus[0].flatten())
+            total += plane.index_select(0, plus[1].flatten())
+            for place in minus:
+                total -= plane.index_select(0, place.flatten())
+            torch.mul(total.view(colour.shape), share, out=colour)
+        return colours.sub_(127.5 / 128)
 
     def crops(self, image: Tensor, boxes: Tensor, size: int) -> Tensor:
         """Rectangles of the pictures, averaged down (or repeated up) to ``size`` x ``size``.
@@ -68,16 +76,18 @@ class IntegralImages:
         step = torch.arange(size, device=boxes.device)
         left, right = bins(step, boxes[:, 2:3] - boxes[:, 0:1], size)
         top, bottom = bins(step, boxes[:, 3:4] - boxes[:, 1:2], size)
-        share = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).float().reciprocal_()
+        wide, tall = (right - left).float().reciprocal_(), (bottom - top).float().reciprocal_()
         stride = self.stride.to(boxes.device)[image, None]
         corner = self.first.to(boxes.device)[image, None] + boxes[:, 1:2] * stride + boxes[:, 0:1]
-        top, bottom = ((corner + y * stride).unsqueeze(2) for y in (top, bottom))
-        left, right = left.unsqueeze(1), right.unsqueeze(1)
+        top, bottom = ((corner + y * stride).int().unsqueeze(2) for y in (top, bottom))
+        left, right = (x.int().unsqueeze(1) for x in (left, right))
+        share = tall.unsqueeze(2) * wide.unsqueeze(1)
         return self.means(top, bottom, left, right, share).permute(0, 3, 1, 2)
 
-    def _at(self, row: Tensor, column: Tensor) -> Tensor:
-        place = row + column
-        return self.sums.index_select(0, place.flatten()).view(*place.shape, 3)
+
+def room(images: Sequence[Tensor]) -> int:
+    """How many numbers the tables of pictures hold."""
+    return sum(3 * (image.shape[0] + 1) * (image.shape[1] + 1) for image in images)
 
 
 def bins(part: Tensor, length: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -97,21 +107,21 @@ def runs(lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _integrate(image: Tensor, table: Tensor) -> None:
-    """Fill ``table`` (h + 1, w + 1, 3) so that [y, x] is the sum of the pixels above y and left of x."""
-    table[0] = 0
+    """Fill ``table`` (3, h + 1, w + 1) so that [c, y, x] is the sum of the pixels above y and left of x."""
     table[:, 0] = 0
-    torch.cumsum(image, 1, dtype=torch.int32, out=table[1:, 1:])
-    _accumulate(table[1:].flatten(1))
+    table[:, :, 0] = 0
+    torch.cumsum(image.permute(2, 0, 1), 2, dtype=torch.int32, out=table[:, 1:, 1:])
+    _accumulate(table[:, 1:])
 
 
 def _accumulate(rows: Tensor) -> None:
-    """Add to every row all rows above it, in blocks of 16: 3x faster on a CPU than ``cumsum``."""
-    whole = len(rows) // 16 * 16
-    blocks = rows[:whole].view(-1, 16, rows.shape[1])
-    for i in range(1, 16):
-        blocks[:, i] += blocks[:, i - 1]
-    if whole:
-        blocks[:, -1] = blocks[:, -1].cumsum(0, dtype=torch.int32)
-        blocks[1:, :-1] += blocks[:-1, -1:]
-    for i in range(max(whole, 1), len(rows)):
-        rows[i] += rows[i - 1]
+    """Add to every row of (3, h, w) all rows above it, in blocks: 3x faster on a CPU than ``cumsum``."""
+    height = rows.shape[1]
+    whole = height // BLOCK * BLOCK
+    blocks = torch.unflatten(rows[:, :whole], 1, (whole // BLOCK, BLOCK))
+    for i in range(1, BLOCK):
+        blocks[:, :, i] += blocks[:, :, i - 1]
+    for i in range(1, whole // BLOCK):
+        blocks[:, i] += blocks[:, i - 1, -1:]
+    for i in range(max(whole, 1), height):
+        rows[:, i] += rows[:, i - 1]

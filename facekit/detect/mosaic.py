@@ -6,14 +6,15 @@ copies of all the pictures cost a few convolutions of one shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from facekit.detect.integral import IntegralImages, bins, runs
-from facekit.detect.pyramid import HEIGHT, STRIDE, WIDTH, Tile, cells, cut, pack, pyramid
+from facekit.detect.pyramid import HEIGHT, STRIDE, WIDTH, cells, cut, pack, pyramid
 
 __all__ = ["MARGIN", "Mosaic", "Windows"]
 
@@ -40,31 +41,30 @@ class Windows(NamedTuple):
     stride: Tensor
 
 
-class _Axis(NamedTuple):
-    """Which pixels of the pictures each row, or each column, of the tiles averages.
+class _Tiles(NamedTuple):
+    """The columns of a table of :class:`facekit.detect.pyramid.Tile`; (t,) int64 each."""
 
-    Attributes:
-        origin: (t + 1,) int32; a tile's row at height y of its canvas has entry ``origin[tile + 1] + y`` of
-            the other three. The first origin is the empty ground's, whose entries average nothing.
-        first: (k,) int32, the first pixel.
-        last: (k,) int32, the pixel after the last.
-        share: (k,) float32, one over how many.
-    """
+    copy: Tensor
+    y: Tensor
+    x: Tensor
+    height: Tensor
+    width: Tensor
+    shelf: Tensor
+    left: Tensor
 
-    origin: Tensor
-    first: Tensor
-    last: Tensor
-    share: Tensor
 
-    def at(self, tile: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """First, last and share for each pixel of a map of tiles."""
-        entry = (self.origin.index_select(0, tile.flatten()).view(tile.shape) + place).flatten()
-        first, last, share = (column.index_select(0, entry).view(tile.shape) for column in self[1:])
-        return first, last, share
+class _Shelves(NamedTuple):
+    """The columns of a table of :class:`facekit.detect.pyramid.Shelf`; (s,) int64 each."""
+
+    canvas: Tensor
+    top: Tensor
+    height: Tensor
 
 
 class Mosaic:
     """Where each scaled copy of each picture lies in the canvases, and what to draw there.
+
+    All of it follows from the sizes of the pictures, and is worked out on the CPU.
 
     Args:
         table: the summed-area tables of the pictures.
@@ -80,25 +80,25 @@ class Mosaic:
     def __init__(self, table: IntegralImages, min_face: float) -> None:
         device = table.sums.device
         copies = [c for i, (h, w) in enumerate(table.sizes.tolist()) for c in pyramid(i, h, w, min_face)]
-        laid = pack(tile for i, copy in enumerate(copies) for tile in cut(i, copy))
-        tiles = torch.tensor(laid, dtype=torch.int64).view(-1, len(Tile._fields))
-        image = torch.tensor([copy.image for copy in copies], dtype=torch.int64)
-        shape = torch.tensor([copy[2:] for copy in copies], dtype=torch.int64).view(-1, 2)
-        grid = cells(shape) + 2 * MARGIN
+        tiles, shelves = pack(tile for i, copy in enumerate(copies) for tile in cut(i, copy))
+        image, tall, wide = _columns([(copy.image, copy.height, copy.width) for copy in copies], 3)
+        tile, shelf = _Tiles(*_columns(tiles, 7)), _Shelves(*_columns(shelves, 3))
+        columns = cells(wide) + 2 * MARGIN
+        places = (cells(tall) + 2 * MARGIN) * columns
 
-        self.canvases = laid[-1].canvas + 1 if laid else 0
-        self.places = int(grid.prod(1).sum())
+        self.canvases = 1 + max((shelf.canvas for shelf in shelves), default=-1)
+        self.places = int(places.sum())
         self.image = image.to(device)
         self.scale = torch.tensor([copy.scale for copy in copies], dtype=torch.float32, device=device)
-        self._first = (grid.prod(1).cumsum(0) - grid.prod(1)).to(device)
-        self._stride = grid[:, 1].to(device)
+        self._first = (places.cumsum(0) - places).to(device)
+        self._stride = columns.to(device)
         self._table = table
-        self._tiles = tiles.to(device)
-        self._map = _tile_map(self._tiles, self.canvases)
-        self._border = _border(tiles)
-        self._down, self._across = (
-            _Axis(*(column.to(device) for column in axis)) for axis in _axes(tiles, image, shape, table)
-        )
+        self._tile = _Tiles(*(column.to(device) for column in tile))
+        self._border = _border(tile, shelf)
+        self._shelf_of, self._step_of = (part.to(device) for part in _canvas_rows(shelf, self.canvases))
+        self._rows = [part.to(device) for part in _tile_rows(tile, image[tile.copy], tall[tile.copy], table)]
+        maps = _shelf_maps(tile, len(shelves), table.sizes[image[tile.copy], 1], wide[tile.copy])
+        self._maps = maps.to(device)
 
     def draw(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The canvases, ready for PNet.
@@ -109,18 +109,17 @@ class Mosaic:
         Yields:
             (k, 3, HEIGHT, WIDTH) float32, channels last, and PNet's ``ignore`` for them.
         """
-        device = self._map.device
-        row = torch.arange(HEIGHT, dtype=torch.int32, device=device).unsqueeze(1)
-        column = torch.arange(WIDTH, dtype=torch.int32, device=device)
         area = (HEIGHT - 2) * (WIDTH - 2)
         for start in range(0, self.canvases, count):
-            tile = self._map[start : start + count]
-            top, bottom, tall = self._down.at(tile, row)
-            left, right, wide = self._across.at(tile, column)
-            canvas = self._table.means(top, bottom, left, right, tall.mul_(wide))
+            part = slice(start * HEIGHT, (start + count) * HEIGHT)
+            _, entry, height, left, right = self._maps.index_select(0, self._shelf_of[part]).unbind(1)
+            row = (entry + torch.minimum(self._step_of[part, None], height)).flatten()
+            top, bottom, count_y = (column.index_select(0, row).view(entry.shape) for column in self._rows)
+            canvas = self._table.means(top, bottom, left, right, 1 / (count_y * (right - left)))
             ends = torch.tensor([start * area, (start + count) * area])
             first, last = torch.searchsorted(self._border, ends).tolist()
-            yield canvas.permute(0, 3, 1, 2), (self._border[first:last] - start * area).to(device)
+            ignore = (self._border[first:last] - start * area).to(canvas.device)
+            yield canvas.view(-1, HEIGHT, WIDTH, 3).permute(0, 3, 1, 2), ignore
 
     def windows(self, canvas: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Windows]:
         """What PNet's windows are windows of.
@@ -133,84 +132,81 @@ class Mosaic:
         Returns:
             (n,) bool, which of them lie inside one copy; and those.
         """
-        tile = self._map[canvas, STRIDE * row, STRIDE * column].long() - 1
-        copy, y, x, height, width, _, top, left = self._tiles[tile].T
-        down, across = row - top // STRIDE, column - left // STRIDE
-        inside = (tile >= 0) & (down < cells(height)) & (across < cells(width))
-        y, x = y // STRIDE + down, x // STRIDE + across
-        stride = self._stride[copy]
-        place = self._first[copy] + (y + MARGIN) * stride + x + MARGIN
-        return inside, Windows(*(part[inside] for part in (copy, y, x, place, stride)))
+        line = canvas * HEIGHT + STRIDE * row
+        index = self._maps[self._shelf_of[line], 0, STRIDE * column].long() - 1
+        tile = _Tiles(*(part[index] for part in self._tile))
+        y, x = self._step_of[line] // STRIDE, column - tile.left // STRIDE
+        inside = (index >= 0) & (y < cells(tile.height)) & (x < cells(tile.width))
+        y, x = y + tile.y // STRIDE, x + tile.x // STRIDE
+        stride = self._stride[tile.copy]
+        place = self._first[tile.copy] + (y + MARGIN) * stride + x + MARGIN
+        return inside, Windows(*(part[inside] for part in (tile.copy, y, x, place, stride)))
 
 
-def _axes(tiles: Tensor, image: Tensor, shape: Tensor, table: IntegralImages) -> tuple[_Axis, _Axis]:
-    """The rows of all tiles, as places in the table; and their columns."""
-    copy, y, x, height, width, _, top, left = tiles.T
-    of = image[copy]
-    tall, wide = table.sizes[of].T
-    one, zero = torch.ones_like(of), torch.zeros_like(of)
-    down = _axis(HEIGHT, top, y, height, tall, shape[copy, 0], table.stride[of], table.first[of])
-    return down, _axis(WIDTH, left, x, width, wide, shape[copy, 1], one, zero)
+def _columns(rows: Sequence[tuple[int, ...]], width: int) -> tuple[Tensor, ...]:
+    return torch.tensor(rows, dtype=torch.int64).view(-1, width).unbind(1)
 
 
-def _axis(
-    ground: int,
-    place: Tensor,
-    start: Tensor,
-    length: Tensor,
-    picture: Tensor,
-    copy: Tensor,
-    pitch: Tensor,
-    base: Tensor,
-) -> _Axis:
-    """One side of the tiles; (t,) int64 each.
+def _canvas_rows(shelf: _Shelves, canvases: int) -> tuple[Tensor, Tensor]:
+    """For each row of each canvas: one more than the shelf that it is on, 0 for none; and its step there."""
+    owner, step = runs(shelf.height)
+    line = shelf.canvas[owner] * HEIGHT + shelf.top[owner] + step
+    shelves = torch.zeros(canvases * HEIGHT, dtype=torch.int64)
+    steps = torch.zeros(canvases * HEIGHT, dtype=torch.int32)
+    shelves[line], steps[line] = owner + 1, step.int()
+    return shelves, steps
+
+
+def _shelf_maps(tile: _Tiles, shelves: int, picture: Tensor, copy: Tensor) -> Tensor:
+    """What stands on each shelf at each column; both arguments (t,) int64 are the widths that a tile is of.
+
+    Returns:
+        (shelves + 1, 5, WIDTH) int32, the first for rows without a shelf: one more than the tile, 0 for none;
+        the entry of its first row among :func:`_tile_rows`; its last row; the first pixel of the picture that
+        the column averages, and the pixel after the last.
+    """
+    owner, step = runs(tile.width)
+    left, right = bins(tile.x[owner] + step, picture[owner], copy[owner])
+    entry = 1 + tile.height.cumsum(0) - tile.height
+    values = torch.stack([owner + 1, entry[owner], tile.height[owner] - 1, left, right], 1)
+    maps = torch.zeros(shelves + 1, WIDTH, 5, dtype=torch.int32)
+    maps[..., 4] = 1
+    maps[tile.shelf[owner] + 1, tile.left[owner] + step] = values.int()
+    return maps.transpose(1, 2).contiguous()
+
+
+def _tile_rows(
+    tile: _Tiles, image: Tensor, copy: Tensor, table: IntegralImages
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each row of each tile averages, after one entry for where there is no tile.
 
     Args:
-        ground: length of the canvas.
-        place: where the tile starts in the canvas.
-        start: where it starts in its copy.
-        length: its length.
-        picture: length of the picture.
-        copy: length of the copy.
-        pitch: entries of the table from one pixel to the next.
-        base: entry of the picture's first pixel.
+        image: (t,) int64, the picture that a tile is of.
+        copy: (t,) int64, the height of the copy that it is of.
+
+    Returns:
+        (r + 1,) int32 each: where in the table the first row of pixels starts, where the row after the last,
+        and how many there are.
     """
-    tile, step = runs(length)
-    first, last = bins(start[tile] + step, picture[tile], copy[tile])
-    none = torch.zeros(ground, dtype=torch.int64)
-    origin = torch.cat([none[:1], ground + length.cumsum(0) - length - place])
-    share = torch.cat([none, last - first]).clamp_(min=1).float().reciprocal_()
-    first, last = (torch.cat([none, pixel * pitch[tile] + base[tile]]).int() for pixel in (first, last))
-    return _Axis(origin.int(), first, last, share)
+    owner, step = runs(tile.height)
+    top, bottom = bins(tile.y[owner] + step, table.sizes[image, 0][owner], copy[owner])
+    first, stride = table.first[image][owner], table.stride[image][owner]
+    columns = (first + top * stride, first + bottom * stride, bottom - top)
+    top, bottom, count = (F.pad(column, (1, 0), value=1).int() for column in columns)
+    return top, bottom, count
 
 
-def _tile_map(tiles: Tensor, canvases: int) -> Tensor:
-    """(canvases, HEIGHT, WIDTH) int32: one more than the tile that covers each pixel, 0 where none does.
-
-    A tile's number at its first corner, taken back at the corners beyond, fills it when summed both ways.
-    """
-    _, _, _, height, width, canvas, top, left = tiles.T
-    number = torch.arange(1, len(tiles) + 1, dtype=torch.int32, device=tiles.device)
-    pitch = WIDTH + 1
-    corner = (canvas * (HEIGHT + 1) + top) * pitch + left
-    marks = torch.zeros(canvases * (HEIGHT + 1) * pitch, dtype=torch.int32, device=tiles.device)
-    for move, sign in ((0, 1), (width, -1), (height * pitch, -1), (height * pitch + width, 1)):
-        marks.index_add_(0, corner + move, number, alpha=sign)
-    marks = marks.view(canvases, HEIGHT + 1, pitch)[:, :HEIGHT, :WIDTH]
-    return marks.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
-
-
-def _border(tiles: Tensor) -> Tensor:
+def _border(tile: _Tiles, shelf: _Shelves) -> Tensor:
     """PNet's ``ignore``: beside tiles of odd size its 2 x 2 pooling would meet the neighbour.
 
     After the first convolution a tile covers ``length - 2`` places; the one after them shares a pool with the
     last one if that number is odd.
     """
-    _, _, _, height, width, canvas, top, left = tiles.T
-    corner = (canvas * (HEIGHT - 2) + top) * (WIDTH - 2) + left
-    below, right = height % 2 == 1, width % 2 == 1
-    tile, step = runs((width - 2 + width % 2) * below)
-    under = corner[tile] + (height[tile] - 2) * (WIDTH - 2) + step
-    tile, step = runs((height - 2 + height % 2) * right)
-    beside = corner[tile] + width[tile] - 2 + step * (WIDTH - 2)
+    pitch = WIDTH - 2
+    corner = (shelf.canvas * (HEIGHT - 2) + shelf.top)[tile.shelf] * pitch + tile.left
+    odd_height, odd_width = tile.height % 2, tile.width % 2
+    owner, step = runs((tile.width - 2 + odd_width) * odd_height)
+    under = corner[owner] + (tile.height[owner] - 2) * pitch + step
+    owner, step = runs((tile.height - 2 + odd_height) * odd_width)
+    beside = corner[owner] + tile.width[owner] - 2 + step * pitch
     return torch.cat([under, beside]).sort().values

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-__all__ = ["CELL", "FACTOR", "HEIGHT", "STRIDE", "WIDTH", "Copy", "Tile", "cells", "cut", "pack", "pyramid"]
+__all__ = [
+    "CELL",
+    "FACTOR",
+    "HEIGHT",
+    "STRIDE",
+    "WIDTH",
+    "Copy",
+    "Shelf",
+    "Tile",
+    "cells",
+    "cut",
+    "pack",
+    "pyramid",
+]
 
 CELL = 12
 """Side of the window that PNet scores, in pixels of a scaled copy."""
@@ -34,16 +46,23 @@ class Copy(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A part of a scaled copy: its top left corner there, its size, and where it lies in the canvases."""
+    """A part of a scaled copy: its top left corner there, its size, and where it lies."""
 
     copy: int
     y: int
     x: int
     height: int
     width: int
-    canvas: int = 0
-    top: int = 0
+    shelf: int = 0
     left: int = 0
+
+
+class Shelf(NamedTuple):
+    """A strip of a canvas on which tiles stand, in the order of canvases; as high as its highest tile."""
+
+    canvas: int
+    top: int
+    height: int
 
 
 def pyramid(image: int, height: int, width: int, min_face: float) -> Iterator[Copy]:
@@ -70,35 +89,34 @@ def cut(index: int, copy: Copy) -> Iterator[Tile]:
         yield Tile(index, y, x, height, width)
 
 
-def pack(tiles: Iterable[Tile]) -> list[Tile]:
-    """Lay tiles on shelves at even places: the tallest first, each on the first shelf with room for it."""
+def pack(tiles: Iterable[Tile]) -> tuple[list[Tile], list[Shelf]]:
+    """Put tiles at even places: the tallest first, each on the first shelf with room for it."""
     laid: list[Tile] = []
-    shelves: list[_Shelf] = []
-    filled: list[int] = []  # height of the shelves in each canvas
+    heights: list[int] = []
+    room: dict[int, int] = {}
     for tile in sorted(tiles, key=lambda tile: -tile.height):
-        shelf = next((shelf for shelf in shelves if shelf.left + tile.width <= WIDTH), None)
-        if shelf is None:
-            free = (i for i, height in enumerate(filled) if height + tile.height <= HEIGHT)
-            canvas = next(free, len(filled))
-            if canvas == len(filled):
-                filled.append(0)
-            shelf = _Shelf(canvas, filled[canvas])
-            shelves.append(shelf)
-            filled[canvas] += tile.height + tile.height % 2
-        laid.append(tile._replace(canvas=shelf.canvas, top=shelf.top, left=shelf.left))
-        shelf.left += tile.width + tile.width % 2
-        if shelf.left + CELL > WIDTH:
-            shelves.remove(shelf)
-    return sorted(laid, key=lambda tile: tile.canvas)
+        shelf = next((shelf for shelf, width in room.items() if tile.width <= width), len(heights))
+        if shelf == len(heights):
+            heights.append(tile.height + tile.height % 2)
+            room[shelf] = WIDTH
+        laid.append(tile._replace(shelf=shelf, left=WIDTH - room[shelf]))
+        room[shelf] -= tile.width + tile.width % 2
+        if room[shelf] <= CELL:
+            del room[shelf]
+    return laid, _stack(heights)
 
 
-@dataclass(slots=True, eq=False)
-class _Shelf:
-    """A strip of a canvas, filled from the left."""
-
-    canvas: int
-    top: int
-    left: int = 0
+def _stack(heights: Iterable[int]) -> list[Shelf]:
+    """Put shelves, the highest first, each in the first canvas with room for it."""
+    shelves: list[Shelf] = []
+    filled: list[int] = []
+    for height in heights:
+        canvas = next((i for i, top in enumerate(filled) if top + height <= HEIGHT), len(filled))
+        if canvas == len(filled):
+            filled.append(0)
+        shelves.append(Shelf(canvas, filled[canvas], height))
+        filled[canvas] += height
+    return shelves
 
 
 def _parts(length: int, limit: int) -> Iterator[tuple[int, int]]:
