@@ -8,7 +8,6 @@ it as well, and no two groups are left that could still merge.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,8 +37,8 @@ def group_pairs(
     The pairs at or above it suffice, because a mean reaches the threshold only where some pair does.
     Groups merge as soon as each is the other's nearest, which is found by walking from a group to its
     nearest, and on (nearest-neighbour chain, Murtagh 1983); for average linkage that equals merging
-    the two nearest of all. Time grows with the neighbours that the items of a connected component have
-    together, times their number at worst; memory with the pairs, about 250 bytes each.
+    the two nearest of all. No matrix is made: m items that hang together, with k neighbours each, take
+    about m * k steps where the groups are small, m * m where all become one, and about 250 bytes a pair.
 
     Args:
         count: number of items.
@@ -64,7 +63,9 @@ def group_pairs(
     pairs, apart = _checked_pairs("pairs", pairs, count), _checked_pairs("cannot_link", cannot_link, count)
     scores = np.asarray(scores, np.float64)
     if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
-        raise SettingError(f"scores of shape {scores.shape}: give one finite number for each of {len(pairs)} pairs")
+        raise SettingError(
+            f"scores has shape {scores.shape}: give a finite number for each of {len(pairs)} pairs"
+        )
     if vectors is not None and (vectors.ndim != 2 or len(vectors) != count):
         raise SettingError(f"vectors has shape {vectors.shape}: give a row for each of {count} items")
     if vectors is None and not missing < threshold:
@@ -98,7 +99,7 @@ class _AverageLinkage:
 
     def connect(self, ends: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         low, high = ends.min(axis=1), ends.max(axis=1)
-        order = np.lexsort((-scores, high, low))  # of a pair that is given twice, the lowest score is the last
+        order = np.lexsort((-scores, high, low))  # the lowest score of a pair comes last, and stays
         for i, j, score in zip(*(part[order].tolist() for part in (low, high, scores)), strict=True):
             self.near[i][j] = self.near[j][i] = score
 
@@ -113,7 +114,7 @@ class _AverageLinkage:
                 elif len(chain) > 1 and near[nearest] == near.get(chain[-2]):
                     merged = self.merge(chain.pop(), chain.pop())
                     chain = chain or [merged]
-                else:  # nearer than the one before: along the chain the mean strictly rises, and it ends
+                else:  # along the chain the mean strictly rises, so that it ends
                     chain.append(nearest)
 
     def merge(self, into: int, gone: int) -> int:
@@ -157,5 +158,5 @@ def _checked_pairs(name: str, pairs: NDArray[np.integer[Any]] | None, count: int
     wrong = (found < 0).any(axis=1) | (found >= count).any(axis=1) | (found[:, 0] == found[:, 1])
     if wrong.any():
         at = int(wrong.argmax())
-        raise SettingError(f"{name}[{at}] is {found[at].tolist()}: give two different items of 0 ... {count - 1}")
+        raise SettingError(f"{name}[{at}] is {found[at].tolist()}: give two different items below {count}")
     return found.astype(np.int64)
