@@ -51,7 +51,8 @@ class ConvRecSettings:
     architecture: Literal["convrec", "faceresnet"] = "convrec"
     """convrec is the published ResNet-50 with its embedding head; faceresnet is small enough for a CPU."""
     init: str | None = None
-    """Checkpoint to start from (folder, file or Hub name); its backbone is frozen for 16 % of the run."""
+    """Checkpoint to start from (folder, file or Hub name). Its backbone is frozen for the first 16 % of the
+    run, while the margin head, if there is one, learns the people."""
     scale: float = 64.0
     """Final scale s of the logits."""
     margin: float = 0.5
@@ -114,7 +115,7 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
         pictures, labels, *target = batch
         generator = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + at.number)
         views = augment(pictures, settings.augment, generator)
-        frozen = settings.init is not None and at.progress < 0.16
+        frozen = settings.init is not None and "head" in modules and at.progress < 0.16
         if frozen:
             backbone.eval()  # its batch norms keep the statistics that it came with
         with torch.set_grad_enabled(not frozen):
