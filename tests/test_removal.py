@@ -151,13 +151,13 @@ def test_nothing_goes_unless_its_keeper_is_there(folder: Path, plan: RemovalPlan
 def test_a_keeper_that_goes_half_way_saves_the_rest(
     folder: Path, plan: RemovalPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = os.rename
+    rename = Path.rename
 
-    def then_lose_the_keeper(source: Any, target: Any) -> None:
+    def then_lose_the_keeper(source: Path, target: Path) -> None:
         rename(source, target)
         (folder / "a.jpg").unlink(missing_ok=True)
 
-    monkeypatch.setattr(os, "rename", then_lose_the_keeper)
+    monkeypatch.setattr(Path, "rename", then_lose_the_keeper)
     report = plan.apply()
     assert report.moved == ("b.jpg", "d.jpg")
     assert report.failed == {"deep/a.jpg": "stays, because of a.jpg, which was to be kept: is missing"}
@@ -253,14 +253,14 @@ def test_a_plan_edited_to_reach_outside_is_refused(folder: Path, tmp_path: Path,
 
 
 def refuse_rename(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
-    rename = os.rename
+    rename = Path.rename
 
-    def refuse(source: Any, target: Any) -> None:
-        if Path(source).name == name:
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == name:
             raise OSError(code, os.strerror(code), str(source))
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)
 
 
 def test_a_file_on_another_file_system_is_reported(
@@ -339,7 +339,7 @@ def test_two_at_once(folder: Path, plan: RemovalPlan) -> None:
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Does the work in a child that is killed before its step-th act on the file system; False if it has fewer."""
+    """Does the work in a child, killed before its step-th act on the file system; False if it has fewer."""
     left = step
 
     def hook(event: str, arguments: object) -> None:
