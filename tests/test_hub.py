@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -168,7 +170,6 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A running server, which the Hub's client takes for the Hub, with a cache of its own."""
     constants = pytest.importorskip("huggingface_hub.constants")
-    file_download = pytest.importorskip("huggingface_hub.file_download")
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(hub))
     server.daemon_threads = True
@@ -181,7 +182,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda seconds: None, time=lambda: 0.0))
+    hurried = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    for name in ("huggingface_hub.file_download", "huggingface_hub.utils._http"):  # they wait between retries
+        monkeypatch.setattr(importlib.import_module(name), "time", hurried)
     yield hub
     server.shutdown()
     thread.join()
