@@ -79,7 +79,7 @@ def contact_sheet(panels: Sequence[Panel], *, columns: int = 4, side: int = 320)
     Args:
         panels: row by row.
         columns: pictures in a row.
-        side: of a picture's cell, in pixels.
+        side: of a picture's cell, in pixels; a row is as high as its highest picture.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -89,18 +89,22 @@ def contact_sheet(panels: Sequence[Panel], *, columns: int = 4, side: int = 320)
     """
     if not panels or columns < 1 or side < 1:
         raise SettingError(f"panels, columns, side: {len(panels)}, {columns}, {side} must all be at least 1")
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
     gap, font_size = max(2, side // 20), max(_SMALLEST_FONT, side // 20)
-    step_x, step_y = side + gap, side + gap + 2 * font_size
-    sheet = pil.new("RGB", (columns * step_x + gap, rows * step_y + gap), _PAPER)
+    pictures = [_fitted(panel, side, font_size) for panel in panels]
+    starts = range(0, len(panels), columns)
+    heights = [max(picture.height for picture in pictures[start : start + columns]) for start in starts]
+    width = min(columns, len(panels)) * (side + gap) + gap
+    sheet = pil.new("RGB", (width, sum(heights) + len(heights) * (gap + 2 * font_size) + gap), _PAPER)
     draw, font = ImageDraw.Draw(sheet), _font(font_size)
-    for i, panel in enumerate(panels):
-        x, y = gap + i % columns * step_x, gap + i // columns * step_y
-        picture = _fitted(panel, side, font_size)
-        sheet.paste(picture, (x + (side - picture.width) // 2, y + side - picture.height))
-        title = _shortened(panel.title, font, side)
-        draw.text((x + side / 2, y + side + font_size), title, _INK, font, anchor="mm")
+    bottom = 0
+    for start, height in zip(starts, heights, strict=True):
+        bottom += gap + height
+        for column, index in enumerate(range(start, min(start + columns, len(panels)))):
+            middle, picture = gap + column * (side + gap) + side // 2, pictures[index]
+            sheet.paste(picture, (middle - picture.width // 2, bottom - picture.height))
+            title = _shortened(panels[index].title, font, side)
+            draw.text((middle, bottom + font_size), title, _INK, font, anchor="mm")
+        bottom += 2 * font_size
     return np.asarray(sheet).copy()
 
 

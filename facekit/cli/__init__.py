@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import embed, gallery, model, verify
+from facekit.cli import dedup, demo, embed, gallery, model, verify
 from facekit.errors import FacekitError
 
 __all__ = ["main"]
-
-
-class Command(Protocol):
-    """What the command line was parsed into."""
-
-    def run(self) -> int:
-        """Does the work; returns the exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,15 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: by ``--help`` (0) and by arguments that cannot be understood (2).
     """
     logging.getLogger("facekit").addHandler(logging.NullHandler())  # commands say themselves what was skipped
-    command: Command = tyro.cli(
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    command: Callable[[], int] = tyro.cli(
         _COMMANDS,
         prog="facekit",
         description="Photographs to face embeddings: same person, who is it, which pictures repeat someone.",
         args=None if argv is None else list(argv),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
     )
     try:
-        code = command.run()
+        code = command()
         sys.stdout.flush()  # here, where a reader that has gone is still noticed in time
         return code
     except FacekitError as error:
@@ -64,12 +60,18 @@ def _named(name: str, kind: Any, description: str | None = None) -> Any:
 
 
 _COMMANDS: Any = (
-    _named("verify", verify.Verify)
+    _named("demo", demo.Demo)
+    | _named("verify", verify.Verify)
     | _named("embed", embed.Embed)
     | _named(
         "gallery",
         _named("build", gallery.Build) | _named("search", gallery.Search) | _named("info", gallery.Info),
         "People and the embeddings of their faces: build, search, info.",
+    )
+    | _named(
+        "dedup",
+        _named("plan", dedup.Plan) | _named("apply", dedup.Apply) | _named("undo", dedup.Undo),
+        "Pictures that repeat a person: plan, apply, undo.",
     )
     | _named(
         "model",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from facekit.errors import FacekitError
+from facekit.image import find_images
 
 __all__ = ["count", "expand", "print_json", "reason", "say", "table"]
 
@@ -42,8 +43,6 @@ def expand(pictures: Iterable[str]) -> Iterator[str]:
     Raises:
         ImageError: a folder without pictures.
     """
-    from facekit.image import find_images
-
     for picture in pictures:
         if Path(picture).is_dir():
             yield from map(str, find_images(picture))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from facekit.cli.console import count, expand, print_json, reason, say
-from facekit.cli.options import Model, Pictures, Policy
+from facekit.cli.options import Model, Pictures
+from facekit.encode import EncodedImage
 from facekit.errors import NoFaceError, SettingError
-
-if TYPE_CHECKING:
-    from facekit.encode import EncodedImage
-    from facekit.face import Face
+from facekit.face import Face
+from facekit.gallery import ALIGNED
+from facekit.policy import FacePolicy
+from facekit.vectorfile import write_vectors
 
 __all__ = ["Embed"]
 
@@ -34,12 +36,12 @@ class Embed:
 
     pictures: Pictures
     out: Annotated[str, tyro.conf.arg(metavar="FILE")]
-    faces: Policy = "all"
+    faces: FacePolicy = "all"
     aligned: bool = False
     model: Model = field(default_factory=Model)
     json: bool = False
 
-    def run(self) -> int:
+    def __call__(self) -> int:
         write = _writer(self.out)
         encoder = self.model.recognition().encoder
         found: list[tuple[str, Face]] = []
@@ -50,8 +52,6 @@ class Embed:
             found += [(picture.name, face) for face in picture.faces]
         if not found:
             raise NoFaceError(f"no face in any of {len(pictures)} pictures; nothing was written")
-        from facekit.gallery import ALIGNED
-
         detector = ALIGNED if self.aligned else encoder.detector_fingerprint
         write(Path(self.out), found, {"checkpoint": encoder.checkpoint_fingerprint, "detector": detector})
         total = f"{count(len(found), 'face')} of {count(len(pictures), 'picture')}"
@@ -87,8 +87,6 @@ def _writer(out: str) -> Any:
 
 def _write_npz(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:
     """One array a property, with a row a face; the origin of all as two texts."""
-    import numpy as np
-
     faces = [face for _, face in found]
     arrays: dict[str, Any] = {
         "embeddings": np.stack([face.embedding for face in faces]),
@@ -112,10 +110,6 @@ def _write_npz(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]
 
 def _write_safetensors(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:
     """``vectors`` with a row a face, ``table`` with the bytes of a JSON list of what is known of each."""
-    import numpy as np
-
-    from facekit.vectorfile import write_vectors
-
     table = [{"picture": name, **face.to_dict()} for name, face in found]
     vectors = np.stack([face.embedding for _, face in found])
     write_vectors(path, vectors, table, {"format": "facekit embeddings", "version": "1", **origin})

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from facekit.cli.console import count, expand, print_json, reason, table
-from facekit.cli.options import File, Model, Pictures, Policy, Threshold
+from facekit.cli.options import File, Folder, Model, Pictures, Threshold
+from facekit.encode import EncodedImage
 from facekit.errors import NoFaceError, SettingError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from facekit.encode import EncodedImage
-    from facekit.face import Face
-    from facekit.gallery import Gallery
-    from facekit.identify import Match
+from facekit.face import Face
+from facekit.gallery import Gallery
+from facekit.identify import Match
+from facekit.policy import FacePolicy
+from facekit.threshold import choose_threshold
 
 __all__ = ["Build", "Info", "Search"]
 
@@ -38,14 +38,14 @@ class Build:
         json: Print one JSON document.
     """
 
-    people: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    people: Folder
     out: Annotated[str, tyro.conf.arg(metavar="FILE")]
-    faces: Policy = "largest"
+    faces: FacePolicy = "largest"
     aligned: bool = False
     model: Model = field(default_factory=Model)
     json: bool = False
 
-    def run(self) -> int:
+    def __call__(self) -> int:
         gallery = self.model.recognition().build_gallery(
             self.people, update=self.out, faces=self.faces, aligned=self.aligned
         )
@@ -65,9 +65,7 @@ class Info:
     gallery: File
     json: bool = False
 
-    def run(self) -> int:
-        from facekit.gallery import Gallery
-
+    def __call__(self) -> int:
         _describe(Gallery.load(self.gallery), self.gallery, as_json=self.json)
         return 0
 
@@ -89,14 +87,12 @@ class Search:
     gallery: Annotated[str, tyro.conf.arg(metavar="FILE")]
     top_k: int = 5
     limit: Threshold = field(default_factory=Threshold)
-    faces: Policy = "largest"
+    faces: FacePolicy = "largest"
     aligned: bool = False
     model: Model = field(default_factory=Model)
     json: bool = False
 
-    def run(self) -> int:
-        from facekit.threshold import choose_threshold
-
+    def __call__(self) -> int:
         if self.top_k < 1:
             raise SettingError(f"--top-k: {self.top_k} must be at least 1")
         recognition = self.model.recognition()
@@ -123,8 +119,6 @@ def _look_up(
     pictures: Iterator[EncodedImage], gallery: Gallery, top_k: int
 ) -> Iterator[tuple[EncodedImage, list[list[Match]]]]:
     """Each picture with the matches of each of its faces."""
-    import numpy as np
-
     while batch := list(islice(pictures, _AT_ONCE)):
         probes = [face.embedding for picture in batch for face in picture.faces]
         found = iter(gallery.search_many(np.stack(probes), top_k=top_k) if probes else [])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
+from facekit.checkpoint import ModelConfig, convert_checkpoint, load_checkpoint
 from facekit.cli.console import print_json, table
-from facekit.cli.options import File
-
-if TYPE_CHECKING:
-    from facekit.checkpoint import ModelConfig
+from facekit.cli.options import File, Folder
 
 __all__ = ["Convert", "Info"]
 
@@ -33,9 +31,7 @@ class Info:
     local_files_only: bool = False
     json: bool = False
 
-    def run(self) -> int:
-        from facekit.checkpoint import load_checkpoint
-
+    def __call__(self) -> int:
         config = load_checkpoint(
             self.checkpoint, revision=self.revision, local_files_only=self.local_files_only
         ).config
@@ -59,14 +55,12 @@ class Convert:
     """
 
     source: File
-    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Folder
     half: bool = False
     license: str | None = None
     json: bool = False
 
-    def run(self) -> int:
-        from facekit.checkpoint import convert_checkpoint
-
+    def __call__(self) -> int:
         changes = {} if self.license is None else {"license": self.license}
         config = convert_checkpoint(self.source, self.folder, half=self.half, **changes)
         if self.json:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from facekit.checkpoint import Checkpoint
-    from facekit.recognition import FaceRecognition
+from facekit.checkpoint import Checkpoint, load_checkpoint
+from facekit.deduplication import FaceDeduplication
+from facekit.recognition import FaceRecognition
 
-__all__ = ["File", "Model", "Pictures", "Policy", "Threshold"]
+__all__ = ["File", "Folder", "Model", "Pictures", "Threshold"]
 
 File = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Pictures = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE")]
-Policy = Literal["all", "largest", "center_largest", "highest_score", "error"]
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,15 @@ class Model:
     local_files_only: bool = False
 
     def load(self) -> Checkpoint:
-        """The checkpoint alone."""
-        from facekit.checkpoint import load_checkpoint
-
         return load_checkpoint(
             self.checkpoint, revision=self.revision, local_files_only=self.local_files_only
         )
 
     def recognition(self) -> FaceRecognition:
-        """Everything that is needed to go from pictures to answers."""
-        from facekit.recognition import FaceRecognition
-
         return FaceRecognition(self.load(), self.device, precision=self.precision, min_face=self.min_face)
+
+    def deduplication(self) -> FaceDeduplication:
+        return FaceDeduplication(self.load(), self.device, precision=self.precision, min_face=self.min_face)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from facekit.cli.console import print_json
-from facekit.cli.options import File, Model, Policy, Threshold
+from facekit.cli.options import File, Model, Threshold
+from facekit.policy import FacePolicy
 
 __all__ = ["Verify"]
 
@@ -25,12 +26,12 @@ class Verify:
     a: File
     b: File
     limit: Threshold = field(default_factory=Threshold)
-    faces: Policy = "largest"
+    faces: FacePolicy = "largest"
     aligned: bool = False
     model: Model = field(default_factory=Model)
     json: bool = False
 
-    def run(self) -> int:
+    def __call__(self) -> int:
         verdict = self.model.recognition().verify_faces(
             self.a,
             self.b,

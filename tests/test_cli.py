@@ -1,0 +1,471 @@
+"""The command line: what is printed for people and for machines, exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facekit
+from facekit.cli import main
+from facekit.models import build
+from facekit.vectorfile import read_vectors
+
+Out = pytest.CaptureFixture[str]
+
+COMMANDS = [
+    *(["demo"], ["verify"], ["embed"], ["evaluate"]),
+    *(["gallery", name] for name in ("build", "search", "info")),
+    *(["dedup", name] for name in ("plan", "apply", "undo")),
+    *(["model", name] for name in ("info", "convert")),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Small pictures gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def selfie(pictures: Path) -> str:
+    return str(pictures / "people/P001/amateur_selfie.jpg")
+
+
+@pytest.fixture
+def portrait(pictures: Path) -> str:
+    return str(pictures / "people/P005/studio_portrait.jpg")
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Path) -> list[str]:
+    return ["--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+
+
+@pytest.fixture
+def people(pictures: Path, tmp_path: Path) -> Path:
+    """Two people with a picture each, and a picture that is none."""
+    for person in ("P001", "P005"):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        shutil.copy(pictures / "people" / person / "studio_portrait.jpg", tmp_path / "people" / person)
+    (tmp_path / "people" / "P005" / "broken.jpg").write_bytes(b"\xff\xd8\xff half a picture")
+    return tmp_path / "people"
+
+
+@pytest.fixture
+def copies(pictures: Path, tmp_path: Path) -> Path:
+    """A picture twice, the second time from later, and one of somebody else."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for age, name in enumerate(("late.jpg", "early.jpg")):
+        shutil.copy(pictures / "people/P005/studio_portrait.jpg", folder / name)
+        os.utime(folder / name, (1_700_000_000 - age,) * 2)
+    shutil.copy(pictures / "loose/query_1.jpg", folder / "other.jpg")
+    return folder
+
+
+def error_of(captured: Any) -> str:
+    """The one line that is on stderr, and nothing but it anywhere."""
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return str(line)
+
+
+# ---------------------------------------------------------------- the commands as such
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: facekit {' '.join(command)}")
+    assert "--json" in shown
+    assert "{None}" not in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nothing"],
+        ["gallery"],
+        ["verify", "a.jpg"],
+        ["verify", "a", "b", "--nope"],
+        ["demo", "--far", "x"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_understood_is_code_2(argv: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err
+
+
+def test_interrupting_is_code_130(
+    selfie: str, model: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(facekit.FaceRecognition, "verify_faces", interrupt)
+    assert main(["verify", selfie, selfie, *model]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+WATCHED = """
+import sys
+from facekit.__main__ import main
+code = main(sys.argv[1:])
+needless = {"torchvision", "facenet_pytorch", "onnxruntime", "huggingface_hub", "scipy", "sklearn"}
+print(sorted(needless & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_complain(tiny_checkpoint: Path) -> None:
+    """Also: ``python -m facekit`` works, from any folder, and loads nothing that it does not need."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-c", WATCHED, "model", "info", str(tiny_checkpoint)],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(facekit.__file__).parents[1],
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "[]\n")
+
+
+def test_names_that_are_not_text_can_be_printed(
+    tmp_path: Path, selfie: str, model: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    strange = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(selfie, strange)
+    assert main(["embed", str(strange), "--out", str(tmp_path / "a.npz"), *model]) == 0
+    assert "caf\\udce9.jpg: 1 face" in capfd.readouterr().out
+
+
+# ---------------------------------------------------------------- verify
+
+
+def test_verify_same(selfie: str, model: list[str], capsys: Out) -> None:
+    assert main(["verify", selfie, selfie, "--threshold", "0.9", *model]) == 0
+    assert capsys.readouterr().out == "same person: similarity 1.000 >= threshold 0.900\n"
+
+
+def test_verify_different_as_json(selfie: str, portrait: str, model: list[str], capsys: Out) -> None:
+    assert main(["verify", selfie, portrait, "--threshold", "0.9999", "--json", *model]) == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["a"], verdict["b"]) == (selfie, portrait)
+    assert verdict["is_same"] is False
+    assert verdict["similarity"] < verdict["threshold"] == 0.9999
+    assert [len(face["landmarks"]) for face in verdict["faces"]] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--threshold", "0.5", "--min-face", "5000"], "no face found"),
+        (["--threshold", "7"], "not a similarity"),
+        (["--far", "1e-3"], "no calibration"),
+        ([], "no default"),
+        (["--threshold", "0.5", "--device", "cuda:99"], "cuda:99"),
+        (["--threshold", "0.5", "--revision", "main"], "revision"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_of_verify_are_one_line_and_code_2(
+    argv: list[str], told: str, selfie: str, portrait: str, model: list[str], capsys: Out
+) -> None:
+    assert main(["verify", selfie, portrait, *model, *argv]) == 2
+    assert told in error_of(capsys.readouterr())
+
+
+def test_a_missing_picture_and_a_missing_checkpoint(selfie: str, model: list[str], capsys: Out) -> None:
+    assert main(["verify", selfie, "nowhere.jpg", "--threshold", "0.5", *model]) == 2
+    assert error_of(capsys.readouterr()) == "error: nowhere.jpg: no such file; check the path"
+    assert main(["verify", selfie, selfie, "--checkpoint", "no/such/thing"]) == 2
+    assert "no/such/thing" in error_of(capsys.readouterr())
+
+
+# ---------------------------------------------------------------- embed
+
+
+def test_embed_to_npz(
+    pictures: Path, tmp_path: Path, tiny_checkpoint: Path, model: list[str], capsys: Out
+) -> None:
+    (tmp_path / "not.jpg").write_text("a picture")
+    out = tmp_path / "faces.npz"
+    many = str(pictures / "loose/many_faces.jpg")
+    argv = ["embed", many, str(tmp_path / "not.jpg"), str(pictures / "astronaut.jpg"), "--out", str(out)]
+    assert main([*argv, *model]) == 0
+    captured = capsys.readouterr()
+    first, second, third = captured.out.splitlines()
+    assert first == f"{many}: 16 faces"
+    assert "is not a picture" in second
+    assert third.endswith("astronaut.jpg: 1 face")
+    assert captured.err == f"17 faces of 3 pictures, 1 not readable -> {out}\n"
+    with np.load(out) as stored:
+        assert stored["embeddings"].shape == (17, 64)
+        assert np.linalg.norm(stored["embeddings"], axis=1) == pytest.approx(1, abs=1e-5)
+        assert stored["pictures"].tolist() == [many] * 16 + [str(pictures / "astronaut.jpg")]
+        assert (stored["boxes"].shape, stored["landmarks"].shape) == ((17, 4), (17, 5, 2))
+        assert str(stored["checkpoint"]) == facekit.load_checkpoint(tiny_checkpoint).config.fingerprint
+        assert str(stored["detector"]).startswith("mtcnn-")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["faces.npz", "not.jpg"]
+
+
+def test_embed_to_safetensors_with_json_lines(copies: Path, model: list[str], capsys: Out) -> None:
+    out = copies.parent / "faces.safetensors"
+    (copies / "empty.jpg").touch()
+    assert main(["embed", str(copies), "--out", str(out), "--json", "--faces", "largest", *model]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [Path(line["picture"]).name for line in lines]
+    assert names == ["early.jpg", "empty.jpg", "late.jpg", "other.jpg"]
+    assert lines.pop(1)["error"]["type"] == "ImageError"
+    assert [line["faces"][0]["row"] for line in lines] == [0, 1, 2]
+    assert lines[0]["size"] == [600, 600]
+    vectors, table, metadata = read_vectors(out)
+    assert vectors.shape == (3, 64)
+    assert [Path(row["picture"]).name for row in table] == ["early.jpg", "late.jpg", "other.jpg"]
+    assert metadata["format"] == "facekit embeddings"
+
+
+def test_embed_takes_aligned_crops(tmp_path: Path, model: list[str]) -> None:
+    crop = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+    Image.fromarray(crop).save(tmp_path / "crop.png")
+    argv = ["embed", str(tmp_path / "crop.png"), "--aligned", "--out", str(tmp_path / "a.npz"), *model]
+    assert main(argv) == 0
+    with np.load(tmp_path / "a.npz") as stored:
+        assert str(stored["detector"]) == "aligned"
+
+
+def test_embed_refuses_before_the_work_what_it_could_not_write(
+    selfie: str, tmp_path: Path, capsys: Out
+) -> None:
+    assert main(["embed", selfie, "--out", "faces.csv"]) == 2
+    assert "must end with .npz or .safetensors" in error_of(capsys.readouterr())
+    assert main(["embed", selfie, "--out", str(tmp_path / "no" / "a.npz")]) == 2
+    assert "no existing folder" in error_of(capsys.readouterr())
+
+
+def test_embed_of_nothing_writes_nothing(tmp_path: Path, model: list[str], capsys: Out) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
+    out = tmp_path / "a.npz"
+    assert main(["embed", str(tmp_path / "dark.png"), "--out", str(out), *model]) == 2
+    assert "no face in any of 1 pictures" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_the_embeddings_that_were_there(
+    selfie: str, tmp_path: Path, model: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"half of")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    out = tmp_path / "faces.npz"
+    out.write_text("what was there")
+    assert main(["embed", selfie, "--out", str(out), *model]) == 2
+    assert f"error: {out}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert [item.name for item in tmp_path.iterdir()] == ["faces.npz"]
+    assert out.read_text() == "what was there"
+
+
+# ---------------------------------------------------------------- gallery
+
+
+def test_a_gallery_is_built_searched_and_described(
+    people: Path, pictures: Path, tmp_path: Path, model: list[str], capsys: Out
+) -> None:
+    gallery = str(tmp_path / "people.gallery")
+    assert main(["gallery", "build", str(people), "--out", gallery, *model]) == 0
+    captured = capsys.readouterr()
+    head, made, skipped = captured.out.splitlines()
+    assert head == f"{gallery}: 2 people, 2 samples of 64 numbers"
+    assert "mtcnn-" in made
+    assert "broken.jpg" in skipped
+    assert captured.err == ""
+
+    assert main(["gallery", "info", gallery, "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known["people"] == {"P001": 1, "P005": 1}
+    assert (known["samples"], known["dim"], known["skipped"][0]["kind"]) == (2, 64, "ImageError")
+
+    probes = [str(people / "P001/studio_portrait.jpg"), str(pictures / "astronaut.jpg"), "nowhere.jpg"]
+    search = ["gallery", "search", *probes, "--gallery", gallery, "--top-k", "1", *model]
+    assert main([*search, "--threshold", "0.9999"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"{probes[0]}: P001",
+        "  +1.000  P001  P001/studio_portrait.jpg",
+        f"{probes[1]}: unknown",
+        lines[3],
+        "nowhere.jpg: no such file; check the path",
+    ]
+
+    assert main([*search, "--threshold", "0.9999", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["threshold"], answer["far"]) == (0.9999, None)
+    same, stranger, missing = answer["pictures"]
+    assert (same["faces"][0]["person"], same["faces"][0]["matches"][0]["person"]) == ("P001", "P001")
+    assert stranger["faces"][0]["person"] is None
+    assert len(stranger["faces"][0]["matches"]) == 1
+    assert missing["error"]["type"] == "ImageError"
+
+
+def test_strangers_to_a_gallery_are_refused(
+    people: Path, tmp_path: Path, model: list[str], capsys: Out
+) -> None:
+    gallery = str(tmp_path / "people.gallery")
+    main(["gallery", "build", str(people / "P001"), "--out", gallery, *model])
+    capsys.readouterr()
+    probe = str(people / "P001/studio_portrait.jpg")
+    search = ["gallery", "search", probe, "--gallery", gallery, "--threshold", "0.5", *model]
+    assert main([*search, "--min-face", "50"]) == 2
+    assert "made by detector" in error_of(capsys.readouterr())
+    assert main([*search, "--top-k", "0"]) == 2
+    assert "--top-k: 0" in error_of(capsys.readouterr())
+    Path(gallery).write_bytes(Path(gallery).read_bytes()[:-5])
+    assert main(["gallery", "info", gallery]) == 2
+    assert "not a readable gallery" in error_of(capsys.readouterr())
+
+
+# ---------------------------------------------------------------- dedup
+
+
+def test_duplicates_are_planned_removed_and_brought_back(copies: Path, model: list[str], capsys: Out) -> None:
+    plan = str(copies.parent / "plan.json")
+    names = sorted(item.name for item in copies.iterdir())
+    assert main(["dedup", "plan", str(copies), "--out", plan, "--threshold", "0.999", *model]) == 0
+    captured = capsys.readouterr()
+    assert "keep    early.jpg" in captured.out
+    assert "remove  late.jpg" in captured.out
+    assert captured.err == f"Nothing was moved yet. To do it: facekit dedup apply {plan}\n"
+    assert sorted(item.name for item in copies.iterdir()) == names
+
+    assert main(["dedup", "apply", plan, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["moved"], report["failed"]) == (["late.jpg"], {})
+    assert not (copies / "late.jpg").exists()
+
+    assert main(["dedup", "undo", str(copies), "--run", report["run"]]) == 0
+    assert capsys.readouterr().out.startswith("1 file moved, 0 left in place")
+    assert sorted(item.name for item in copies.iterdir()) == names
+    assert main(["dedup", "undo", str(copies)]) == 2
+    assert "nothing to undo" in error_of(capsys.readouterr())
+
+
+def test_a_file_that_cannot_be_removed_is_code_2(copies: Path, model: list[str], capsys: Out) -> None:
+    plan = str(copies.parent / "plan.json")
+    argv = ["dedup", "plan", str(copies), "--out", plan, "--threshold", "0.999", "--keep", "newest", "--json"]
+    assert main([*argv, *model]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert group["keep"]["path"] == "late.jpg"
+    (copies / "early.jpg").write_bytes(b"changed")
+    assert main(["dedup", "apply", plan]) == 2
+    assert "early.jpg" in capsys.readouterr().out
+    assert (copies / "early.jpg").read_bytes() == b"changed"
+
+
+# ---------------------------------------------------------------- model
+
+
+def test_model_info(tiny_checkpoint: Path, capsys: Out) -> None:
+    config = facekit.load_checkpoint(tiny_checkpoint).config
+    assert main(["model", "info", str(tiny_checkpoint)]) == 0
+    shown = capsys.readouterr().out
+    assert config.fingerprint in shown
+    assert "112 x 112 RGB" in shown
+    assert "calibration  none" in shown
+    assert main(["model", "info", str(tiny_checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(config.to_dict()))
+
+
+def test_model_info_shows_the_calibration(tiny_checkpoint: Path, tmp_path: Path, capsys: Out) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "calibrated")
+    values = json.loads((folder / "config.json").read_text())
+    values["threshold"] = 0.25
+    values["calibration"] = {
+        "data": "somebody",
+        "impostor_pairs": 123456,
+        "genuine_pairs": 789,
+        "thresholds": {"0.01": 0.25, "0.001": 0.375},
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    assert main(["model", "info", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "0.2500 by default" in shown
+    assert "somebody: 123,456 pairs of strangers, 789 of the same person" in shown
+    assert [line.split() for line in shown.splitlines()[-2:]] == [["0.01", "+0.2500"], ["0.001", "+0.3750"]]
+
+
+def test_model_convert_says_what_is_missing(tmp_path: Path, capsys: Out) -> None:
+    state = {f"backbone.{name}": tensor for name, tensor in build("resnet10t").state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "vcl.ckpt")
+    folder = tmp_path / "ours"
+    argv = ["model", "convert", str(tmp_path / "vcl.ckpt"), str(folder), "--half", "--license", "MIT"]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "calibration  none" in shown
+    assert "licence" in shown
+    assert facekit.load_checkpoint(folder).config.license == "MIT"
+    assert main(["model", "convert", str(tmp_path / "nothing.pth"), str(folder)]) == 2
+    assert "nothing.pth" in error_of(capsys.readouterr())
+
+
+# ---------------------------------------------------------------- demo
+
+
+def listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(item), item.stat().st_mtime_ns) for item in folder.rglob("*"))
+
+
+def test_demo_shows_everything_and_leaves_the_package_alone(
+    pictures: Path, tmp_path: Path, model: list[str], capsys: Out
+) -> None:
+    before = listing(pictures)
+    assert main(["demo", "--out", str(tmp_path), "--threshold", "0.97", *model]) == 0
+    shown = capsys.readouterr().out
+    for part in ("The same person?", "Who is it?", "5 people, 15 pictures", "16 faces", "astronaut.jpg"):
+        assert part in shown
+    assert len(shown.splitlines()) < 30
+    assert str(tmp_path / "facekit-demo.png") in shown
+    with Image.open(tmp_path / "facekit-demo.png") as picture:
+        colours = {color for _, color in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert {(0x38, 0xBD, 0xF8), (0xFB, 0x92, 0x3C)} <= colours  # a face as such, and one that is unknown
+    assert listing(pictures) == before
+
+
+def test_demo_as_json(tmp_path: Path, model: list[str], capsys: Out) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--threshold", "0.97", "--json", *model]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [verdict["threshold"] for verdict in found["verify"]] == [0.97, 0.97]
+    assert len(found["gallery"]) == 9
+    assert Path(found["picture"]).is_file()
+
+
+def test_demo_into_nowhere(tmp_path: Path, model: list[str], capsys: Out) -> None:
+    assert main(["demo", "--out", str(tmp_path / "no"), "--threshold", "0.97", *model]) == 2
+    assert "is no existing folder" in error_of(capsys.readouterr())
