@@ -19,6 +19,8 @@ from facekit.checkpoint import (
     push_checkpoint,
     save_checkpoint,
 )
+from facekit.deduplication import FaceDeduplication, plan_removal
+from facekit.duplicates import DuplicateGroup, DuplicatePicture, Duplicates
 from facekit.encode import EncodedImage, FaceEncoder
 from facekit.enrolment import Sample, Skipped
 from facekit.errors import (
@@ -41,6 +43,7 @@ from facekit.face import Face
 from facekit.gallery import Gallery
 from facekit.identify import Identification, Match
 from facekit.recognition import FaceRecognition, Verification
+from facekit.removal import RemovalPlan, RemovalReport, undo
 
 __all__ = [
     "Calibration",
@@ -48,9 +51,13 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DeviceError",
+    "DuplicateGroup",
+    "DuplicatePicture",
+    "Duplicates",
     "EncodedImage",
     "EvaluationError",
     "Face",
+    "FaceDeduplication",
     "FaceEncoder",
     "FaceRecognition",
     "FacekitError",
@@ -65,6 +72,8 @@ __all__ = [
     "MultipleFacesError",
     "NoFaceError",
     "RemovalError",
+    "RemovalPlan",
+    "RemovalReport",
     "Sample",
     "SettingError",
     "Skipped",
@@ -72,8 +81,10 @@ __all__ = [
     "Verification",
     "convert_checkpoint",
     "load_checkpoint",
+    "plan_removal",
     "push_checkpoint",
     "save_checkpoint",
+    "undo",
 ]
 
 __version__ = "0.1.0"

@@ -13,11 +13,12 @@ import facekit
 ROOT = Path(__file__).resolve().parent.parent
 
 PUBLIC = """
-    Calibration CalibrationError Checkpoint CheckpointError DeviceError EncodedImage EvaluationError Face
-    FaceEncoder FaceRecognition FacekitError Gallery GalleryError Identification ImageError Match
-    MismatchError MissingExtraError ModelConfig MultipleFacesError NoFaceError RemovalError Sample
-    SettingError Skipped TrainingError Verification convert_checkpoint load_checkpoint push_checkpoint
-    save_checkpoint
+    Calibration CalibrationError Checkpoint CheckpointError DeviceError DuplicateGroup DuplicatePicture
+    Duplicates EncodedImage EvaluationError Face FaceDeduplication FaceEncoder FaceRecognition FacekitError
+    Gallery GalleryError Identification ImageError Match MismatchError MissingExtraError ModelConfig
+    MultipleFacesError NoFaceError RemovalError RemovalPlan RemovalReport Sample SettingError Skipped
+    TrainingError Verification convert_checkpoint load_checkpoint plan_removal push_checkpoint
+    save_checkpoint undo
 """
 
 # Torch may import these itself; facekit must not.
