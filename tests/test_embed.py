@@ -294,6 +294,23 @@ def test_bf16_does_not_change_similarities(checkpoint: Checkpoint, crops: Tensor
     assert float((full @ full.T - fast @ fast.T).abs().max()) <= 0.01
 
 
+@needs_bf16
+@pytest.mark.parametrize("name", ["resnet10t", "convrec", "inception_resnet_v1", "iresnet18"])
+def test_every_kind_of_layer_has_a_place_in_bf16(name: str, crops: Tensor) -> None:
+    model = lively(build(name))
+    config = ModelConfig(name, 512, 112, "rgb", (127.5,) * 3, (127.5,) * 3, flip_average=True)
+    full = Embedder(Checkpoint(model, config), device="cpu", precision="fp32").embed(crops[:2])
+    fast = Embedder(Checkpoint(model, config), device="cpu", precision="bf16").embed(crops[:2])
+    assert float((full * fast).sum(dim=1).min()) > 0.999
+
+
+def test_stems_and_heads_stay_in_fp32() -> None:
+    model = facekit.embed._reduce_precision(fold_batch_norms(build("convrec")), torch.bfloat16)
+    assert model.backbone.conv1.weight.dtype == torch.float32  # type: ignore[union-attr]
+    assert model.backbone.layer2.get_submodule("0.conv2").weight.dtype == torch.bfloat16  # type: ignore[union-attr, operator]
+    assert model.fc.weight.dtype == model.bn_in.weight.dtype == torch.float32  # type: ignore[union-attr]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_cuda_gives_what_the_cpu_gives(checkpoint: Checkpoint, crops: Tensor, precision: str) -> None:
