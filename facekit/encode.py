@@ -95,7 +95,6 @@ class FaceEncoder:
         self.embedder = Embedder(checkpoint, device=device, precision=precision, batch_size=batch_size)
         self.min_face = min_face
         self.max_pixels = max_pixels
-        self._pace = _GPU if self.embedder.device.type == "cuda" else _CPU
 
     @cached_property
     def detector(self) -> FaceDetector:
@@ -153,11 +152,11 @@ class FaceEncoder:
             _ = self.detector  # a bad min_face should be heard of here, not in the middle
         if progress is None:
             progress = sys.stderr.isatty() and (total is None or total > 16)
-        encoded = self._stream(sources, faces, aligned)
+        encoded = self._stream(sources, total, faces, aligned)
         return _with_bar(encoded, total) if progress else encoded
 
     def _stream(
-        self, sources: Iterable[ImageSource], policy: FacePolicy, aligned: bool
+        self, sources: Iterable[ImageSource], total: int | None, policy: FacePolicy, aligned: bool
     ) -> Generator[EncodedImage, None, None]:
         def load(source: ImageSource) -> _Loaded:
             return _load(source, self.max_pixels, aligned)
@@ -167,30 +166,13 @@ class FaceEncoder:
             encoded = iter(self._encode_crops(good) if aligned else self._encode_photos(good, policy))
             return [next(encoded) if item.error is None else item.result() for item in batch]
 
-        pace = self._pace
+        pace = _pace(self.embedder.device)
         ahead = map_ahead(
             load, sources, workers=_DECODERS, window=pace.pictures, weigh=_pixels, limit=pace.ahead
         )
-        with closing(ahead), closing(self._map(encode, _batches(ahead, pace))) as batches:
-            yield from chain.from_iterable(batches)
-
-    def _map(
-        self, encode: Callable[[Sequence[_Loaded]], list[EncodedImage]], batches: Iterator[Sequence[_Loaded]]
-    ) -> Generator[list[EncodedImage], None, None]:
-        """Encodes batches: one in the caller's thread; several on a CPU side by side, each on its own cores.
-
-        This is faster than one by one on all cores, where threads meet and wait after every small operation.
-        """
-        first = list(islice(batches, 2))
-        if len(first) < 2:
-            yield from map(encode, first)
-            return
-        begin, workers = None, 1
-        if self.embedder.device.type == "cpu" and "backend: OpenMP" in torch.__config__.parallel_info():
-            cores = torch.get_num_threads()
-            workers = min(cores, _SIDE_BY_SIDE)
-            begin = partial(use_cores, cores // workers)
-        yield from map_ahead(encode, chain(first, batches), workers=workers, window=workers + 1, begin=begin)
+        batches = _batches(ahead, pace, total)
+        with closing(ahead), closing(_map_batches(encode, batches, pace, total)) as encoded:
+            yield from chain.from_iterable(encoded)
 
     def _encode_photos(self, batch: Sequence[_Loaded], policy: FacePolicy) -> list[EncodedImage]:
         if not batch:
@@ -247,19 +229,51 @@ class _Pace:
 
     Attributes:
         pixels: of a batch.
-        pictures: of a batch.
+        pictures: of a batch, at most.
         ahead: pixels that are decoded and wait.
+        workers: batches that are encoded side by side.
     """
 
     pixels: int
     pictures: int
     ahead: int
+    workers: int
+
+    def most(self, left: int | None) -> int:
+        """Pictures of the next batch where ``left`` are left: fewer at the end, for all to end together."""
+        if left is None or self.workers == 1:
+            return self.pictures
+        return min(self.pictures, max(4, left // (2 * self.workers)))
 
 
-_CPU = _Pace(pixels=1 << 22, pictures=64, ahead=1 << 24)
-_GPU = _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27)
 _DECODERS = os.cpu_count() or 1
-_SIDE_BY_SIDE = 8  # batches on a CPU; more would queue for the interpreter
+_FEW = 8  # pictures that are not worth several threads
+
+
+def _pace(device: torch.device) -> _Pace:
+    """Large batches for a GPU. For a CPU several at once, each on its own cores.
+
+    That is faster than one by one on all of them, where threads wait for each other after every operation.
+    """
+    if device.type == "cuda":
+        return _Pace(pixels=1 << 26, pictures=512, ahead=1 << 27, workers=1)
+    divisible = device.type == "cpu" and "backend: OpenMP" in torch.__config__.parallel_info()
+    workers = min(torch.get_num_threads(), 8) if divisible else 1  # more would queue for the interpreter
+    return _Pace(pixels=6_000_000, pictures=64, ahead=1 << 24, workers=workers)
+
+
+def _map_batches(
+    encode: Callable[[list[_Loaded]], list[EncodedImage]],
+    batches: Iterator[list[_Loaded]],
+    pace: _Pace,
+    total: int | None,
+) -> Generator[list[EncodedImage], None, None]:
+    """Encodes batches in threads, or in the caller's where the pictures are few."""
+    if total is not None and total < _FEW:
+        yield from map(encode, batches)
+        return
+    begin = partial(use_cores, torch.get_num_threads() // pace.workers) if pace.workers > 1 else None
+    yield from map_ahead(encode, batches, workers=pace.workers, window=pace.workers + 1, begin=begin)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -317,13 +331,14 @@ def _whole_crop(side: int) -> Detection:
     return Detection(np.array([0, 0, side, side], np.float32), landmarks, 1.0)
 
 
-def _batches(loaded: Iterable[_Loaded], pace: _Pace) -> Iterator[list[_Loaded]]:
+def _batches(loaded: Iterable[_Loaded], pace: _Pace, total: int | None) -> Iterator[list[_Loaded]]:
     """Successive pictures with up to so many pixels together; a larger one is a batch of its own."""
     batch: list[_Loaded] = []
-    pixels = 0
+    pixels, left = 0, total
     for item in loaded:
-        if batch and (pixels + _pixels(item) > pace.pixels or len(batch) == pace.pictures):
+        if batch and (pixels + _pixels(item) > pace.pixels or len(batch) >= pace.most(left)):
             yield batch
+            left = None if left is None else left - len(batch)
             batch, pixels = [], 0
         batch.append(item)
         pixels += _pixels(item)
