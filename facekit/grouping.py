@@ -61,20 +61,20 @@ def group_pairs(
             not finite, arrays whose shapes do not fit, or ``missing`` not below the threshold.
     """
     pairs, apart = _checked_pairs("pairs", pairs, count), _checked_pairs("cannot_link", cannot_link, count)
-    scores = np.asarray(scores, np.float64)
-    if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
+    given = np.asarray(scores, np.float64)
+    if given.shape != (len(pairs),) or not np.isfinite(given).all():
         raise SettingError(
-            f"scores has shape {scores.shape}: give a finite number for each of {len(pairs)} pairs"
+            f"scores has shape {given.shape}: give a finite number for each of {len(pairs)} pairs"
         )
     if vectors is not None and (vectors.ndim != 2 or len(vectors) != count):
         raise SettingError(f"vectors has shape {vectors.shape}: give a row for each of {count} items")
     if vectors is None and not missing < threshold:
         raise SettingError(f"missing is {missing:g}: give less than the threshold, {threshold:g}")
     # minus infinity stays so in every sum, and thereby keeps two groups apart for good
-    scores = np.concatenate([scores, np.full(len(apart), -np.inf)])
+    known = np.concatenate([given, np.full(len(apart), -np.inf)])
     items, ends = np.unique(np.concatenate([pairs, apart]), return_inverse=True)
     linkage = _AverageLinkage(len(items), missing, None if vectors is None else vectors[items])
-    linkage.connect(ends.reshape(-1, 2), scores)
+    linkage.connect(ends.reshape(-1, 2), known)
     linkage.run(threshold - _ROUNDING)
     groups = (tuple(np.sort(items[members]).tolist()) for members in linkage.members if len(members) > 1)
     return sorted(groups, key=lambda group: (-len(group), group[0]))

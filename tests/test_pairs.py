@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facekit.errors import EvaluationError
+from facekit.evaluate import Pair, load_pairs
+
+LFW = """2\t2
+Ann\t1\t2
+Bob\t1\t2
+Ann\t1\tBob\t2
+Bob\t1\tCat_Doe\t12
+Ann\t2\t1
+Cat_Doe\t12\t3
+Cat_Doe\t3\tAnn\t1
+Bob\t2\tAnn\t2
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("Ann_0001", "Ann_0002", "Bob_0001", "Bob_0002", "Cat_Doe_0003", "Cat_Doe_0012"):
+        path = tmp_path / "pictures" / name.rsplit("_", 1)[0] / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "pictures"
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    file = folder.parent / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+class TestLFW:
+    def test_pairs_come_with_pictures_kind_and_fold(self, folder: Path) -> None:
+        pairs = load_pairs(written(folder, "pairs.txt", LFW), folder)
+        assert [pair.same for pair in pairs] == [True, True, False, False] * 2
+        assert [pair.fold for pair in pairs] == [0] * 4 + [1] * 4
+        assert pairs[3] == Pair(
+            folder / "Bob" / "Bob_0001.jpg", folder / "Cat_Doe" / "Cat_Doe_0012.jpg", False, 0
+        )
+        a, b, same, fold = pairs[5]
+        assert (a.name, b.name, same, fold) == ("Cat_Doe_0012.jpg", "Cat_Doe_0003.jpg", True, 1)
+
+    def test_a_header_without_folds(self, folder: Path) -> None:
+        text = "1\nAnn 1 2\nAnn 1 Bob 1\n\n"
+        assert [pair.fold for pair in load_pairs(written(folder, "pairsDevTest.txt", text), folder)] == [
+            None
+        ] * 2
+
+    def test_pictures_in_one_folder_and_of_other_types(self, tmp_path: Path) -> None:
+        (tmp_path / "Ann_0001.png").touch()
+        (tmp_path / "Ann_0002.webp").touch()
+        (tmp_path / "Bob_0001.jpeg").touch()
+        pairs = load_pairs(written(tmp_path / "x", "p.txt", "1 1\nAnn 1 2\nAnn 1 Bob 1"), tmp_path)
+        assert [pair.b.name for pair in pairs] == ["Ann_0002.webp", "Bob_0001.jpeg"]
+
+    def test_the_real_list(self, shared: Path, tmp_path: Path) -> None:
+        file = shared / "lfw" / "pairs.txt"
+        for words in (line.split() for line in file.read_text().splitlines()[1:]):
+            for name, index in (
+                (words[0], words[1]),
+                (words[-2] if len(words) == 4 else words[0], words[-1]),
+            ):
+                (tmp_path / f"{name}_{int(index):04d}.jpg").touch()
+        pairs = load_pairs(file, tmp_path)
+        assert len(pairs) == 1800
+        assert len({path for pair in pairs for path in pair[:2]}) == 2320
+        for fold in range(3):
+            kinds = [pair.same for pair in pairs if pair.fold == fold]
+            assert kinds == [True] * 300 + [False] * 300
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "line 1 is not LFW's header"),
+            ("Ann\t1\t2\n", "line 1 is not LFW's header"),
+            ("1 2 3\n", "line 1 is not LFW's header"),
+            ("2 2\nAnn 1 2\n", "line 1 promises 8 pairs, and 1 follow"),
+            ("1 1\nAnn 1 2\nAnn 1 2\n", "line 3 is not a pair name i name j"),
+            ("1 1\nAnn 1 Bob 2\nAnn 1 Bob 1\n", "line 2 is not a pair name i j"),
+            ("1 1\n\nAnn one 2\nAnn 1 Bob 1\n", "line 3 is not a pair name i j"),
+            ("1 1\nAnn 1 2\nAnn 1 Bob 7\n", "line 3 names 'Bob/Bob_0007.jpg', which is not in"),
+            ("1 1\nAnn 1 99999999999999\nAnn 1 Bob 7\n", "line 2 is not a pair"),
+        ],
+    )
+    def test_bad_lines_are_named(self, folder: Path, text: str, message: str) -> None:
+        file = written(folder, "pairs.txt", text)
+        with pytest.raises(EvaluationError, match=message) as caught:
+            load_pairs(file, folder)
+        assert str(caught.value).startswith(str(file))
+        assert "\n" not in str(caught.value)
+        assert caught.value.path == str(file)
+
+
+class TestCSV:
+    def test_columns_in_any_order(self, folder: Path) -> None:
+        text = (
+            "\ufeffsame,fold,b,a,note\n"
+            "1,3,Ann/Ann_0002.jpg,Ann/Ann_0001.jpg,\n"
+            "False,4,Bob/Bob_0001.jpg,Ann/Ann_0001.jpg,x"
+        )
+        assert load_pairs(written(folder, "p.CSV", text), folder) == [
+            Pair(folder / "Ann/Ann_0001.jpg", folder / "Ann/Ann_0002.jpg", True, 3),
+            Pair(folder / "Ann/Ann_0001.jpg", folder / "Bob/Bob_0001.jpg", False, 4),
+        ]
+
+    def test_without_folds(self, folder: Path) -> None:
+        text = 'a,b,same\n"Ann/Ann_0001.jpg",Bob/Bob_0001.jpg,0\n'
+        assert [pair.fold for pair in load_pairs(written(folder, "p.csv", text), folder)] == [None]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "line 1 does not name the columns"),
+            ("x,y\n1,2\n", "line 1 does not name the columns"),
+            ("a,b,same\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,maybe\n", "line 2 has same = 'maybe'"),
+            ("a,b,same\nAnn/Ann_0001.jpg\n", "line 2 has same = None"),
+            ("a,b,same,fold\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,1,x\n", "line 2 has fold = 'x'"),
+            ("a,b,same,fold\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,1\n", "line 2 has fold = None"),
+            ("a,b,same\nAnn/Ann_0001.jpg,,1\n", "line 2 names ''"),
+            ("a,b,same\nAnn/Ann_0001.jpg,Dan.jpg,1\n", "line 2 names 'Dan.jpg'"),
+            ("a,b,same\nAnn/Ann_0001.jpg,../outside.jpg,1\n", "line 2 leads out of"),
+            ("a,b,same\nAnn/Ann_0001.jpg,{outside},1\n", "line 2 leads out of"),
+            ("a,b,same\nAnn/Ann_0001.jpg,link.jpg,1\n", "line 2 leads out of"),
+            ("a,b,same\nAnn/Ann_0001.jpg,x\0y,1\n", "line 2"),
+        ],
+    )
+    def test_bad_lines_are_named(self, folder: Path, text: str, message: str) -> None:
+        outside = folder.parent / "outside.jpg"
+        outside.touch()
+        (folder / "link.jpg").symlink_to(outside)
+        file = written(folder, "pairs.csv", text.replace("{outside}", str(outside)))
+        with pytest.raises(EvaluationError, match=message) as caught:
+            load_pairs(file, folder)
+        assert "\n" not in str(caught.value)
+
+
+class TestFiles:
+    def test_what_cannot_be_read(self, folder: Path) -> None:
+        with pytest.raises(EvaluationError, match="cannot be read"):
+            load_pairs(folder.parent / "none.txt", folder)
+        binary = folder.parent / "pairs.txt"
+        binary.write_bytes(b"\xff\xfe\x00\x80")
+        with pytest.raises(EvaluationError, match="cannot be read"):
+            load_pairs(binary, folder)
+        with pytest.raises(EvaluationError, match="not a folder"):
+            load_pairs(binary, folder / "nowhere")
