@@ -87,8 +87,8 @@ class _Faces(NamedTuple):
 
     Attributes:
         pixels: (k,) int32, red, green and blue in the lowest three bytes.
-        place: (n,) int64, which of ``pixels`` is the origin of the face's coordinates.
-        stride: (n,) int64, how many of ``pixels`` make a row.
+        place: (n,) int32, which of ``pixels`` is the origin of the face's coordinates.
+        stride: (n,) int32, how many of ``pixels`` make a row.
         low: (n, 2) float32, the coordinates x, y of the frame's first column and row.
         high: (n, 2) float32, those of its last.
         turn: (n, 2) float32, real and imaginary part; the crop's point w shows point turn * w + shift.
@@ -146,8 +146,8 @@ def _cut_out(
     device = images[0].device
     return _Faces(
         torch.cat([piece.flatten() for piece in framed]),
-        place.to(device),
-        width[part].to(device),
+        place.int().to(device),
+        width[part].int().to(device),
         *(column.float().to(device) for column in floats),
     )
 
@@ -175,24 +175,27 @@ def _draw(faces: _Faces, size: int, count: int) -> Tensor:
         _add_samples(
             total, faces, x + (real * right - imaginary * down), y + (imaginary * right + real * down)
         )
-    return total.div_(count * count).round_().to(torch.uint8).transpose(0, 1)
+    total /= torch.tensor([count**2 << shift for shift in (0, 8, 16)], device=step.device).view(3, 1, 1, 1)
+    return total.round_().to(torch.uint8).transpose(0, 1)
 
 
 def _add_samples(total: Tensor, faces: _Faces, x: Tensor, y: Tensor) -> None:
-    """Add to ``total`` (3, n, size, size) the pictures' colours at x, y, interpolated between four pixels."""
+    """Add the pictures' colours at x, y, interpolated between four pixels.
+
+    Args:
+        total: (3, n, size, size) float32; as they lie in a pixel: green times 256, blue times 65,536.
+        x: (n, size, size) float32.
+        y: (n, size, size) float32.
+    """
     low, high = faces.low[:, :, None, None], faces.high[:, :, None, None]
     x, y = x.clamp(low[:, 0], high[:, 0]), y.clamp(low[:, 1], high[:, 1])
     column, row = torch.minimum(x.floor(), high[:, 0] - 1), torch.minimum(y.floor(), high[:, 1] - 1)
-    x, y = x - column, y - row
-    stride = faces.stride[:, None, None]
-    place = (faces.place[:, None, None] + row.long() * stride + column.long()).flatten()
-    below = place + stride.expand_as(row).flatten()
-    for weight, corner in (
-        ((1 - x) * (1 - y), place),
-        (x * (1 - y), place + 1),
-        ((1 - x) * y, below),
-        (x * y, below + 1),
-    ):
-        pixel = faces.pixels.index_select(0, corner).view(weight.shape)
-        for channel in range(3):
-            total[channel].addcmul_((pixel >> (8 * channel) & 255).float(), weight)
+    right, down = x - column, y - row
+    left, up = 1 - right, 1 - down
+    above = row.int().mul_(faces.stride[:, None, None]).add_(column.int()).add_(faces.place[:, None, None])
+    below = above + faces.stride[:, None, None]
+    corners = ((above, left * up), (above + 1, right * up), (below, left * down), (below + 1, right * down))
+    for place, weight in corners:
+        pixel = faces.pixels.index_select(0, place.flatten()).view(weight.shape)
+        for channel, mask in zip(total, (0xFF, 0xFF00, 0xFF0000), strict=True):
+            channel.addcmul_((pixel & mask).float(), weight)

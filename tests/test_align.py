@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -76,6 +76,7 @@ def faces(pictures: Path) -> tuple[list[Tensor], list[int], Tensor]:
     return images, index, torch.from_numpy(np.stack([face.landmarks for some in found for face in some]))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_similarity_is_the_least_squares_one(seed: int) -> None:
     landmarks = np.random.default_rng(seed).uniform(-500, 4000, (3, 5, 2))

@@ -41,6 +41,7 @@ def area(image: Tensor, height: int, width: int) -> Tensor:
     return (resized - 127.5) * 0.0078125
 
 
+@settings(deadline=None)
 @given(length=st.integers(1, 400), count=st.integers(1, 100))
 def test_bins_are_those_of_adaptive_pooling(length: int, count: int) -> None:
     first, last = bins(torch.arange(count), torch.tensor(length), count)
@@ -50,6 +51,7 @@ def test_bins_are_those_of_adaptive_pooling(length: int, count: int) -> None:
     torch.testing.assert_close(means, pooled)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=6))
 def test_runs(lengths: list[int]) -> None:
     owner, step = runs(torch.tensor(lengths, dtype=torch.int64))
@@ -105,7 +107,7 @@ def test_pnet(shape: tuple[int, int]) -> None:
     assert scores.shape[1:] == tuple(map(pyramid.cells, shape))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), max_size=5), st.floats(12, 100))
 def test_tiles_share_out_the_windows_and_never_overlap(sizes: list[tuple[int, int]], min_face: float) -> None:
     copies = [copy for i, size in enumerate(sizes) for copy in pyramid.pyramid(i, *size, min_face)]

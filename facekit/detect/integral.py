@@ -10,7 +10,10 @@ from torch import Tensor
 __all__ = ["IntegralImages", "bins", "room", "runs"]
 
 BLOCK = 16
-"""Rows that are added up at a time."""
+"""Rows of a table that are added up at a time."""
+
+STRIP = 128
+"""Rows of a picture that are taken in at a time: what a CPU's caches hold."""
 
 
 class IntegralImages:
@@ -110,18 +113,19 @@ def _integrate(image: Tensor, table: Tensor) -> None:
     """Fill ``table`` (3, h + 1, w + 1) so that [c, y, x] is the sum of the pixels above y and left of x."""
     table[:, 0] = 0
     table[:, :, 0] = 0
-    torch.cumsum(image.permute(2, 0, 1), 2, dtype=torch.int32, out=table[:, 1:, 1:])
+    for top in range(0, len(image), STRIP):
+        part = image[top : top + STRIP].permute(2, 0, 1)
+        torch.cumsum(part, 2, dtype=torch.int32, out=table[:, top + 1 : top + 1 + STRIP, 1:])
     _accumulate(table[:, 1:])
 
 
 def _accumulate(rows: Tensor) -> None:
-    """Add to every row of (3, h, w) all rows above it, in blocks: 3x faster on a CPU than ``cumsum``."""
-    height = rows.shape[1]
-    whole = height // BLOCK * BLOCK
-    blocks = torch.unflatten(rows[:, :whole], 1, (whole // BLOCK, BLOCK))
-    for i in range(1, BLOCK):
-        blocks[:, :, i] += blocks[:, :, i - 1]
-    for i in range(1, whole // BLOCK):
-        blocks[:, i] += blocks[:, i - 1, -1:]
-    for i in range(max(whole, 1), height):
-        rows[:, i] += rows[:, i - 1]
+    """Add to every row of (3, h, w) all rows above it, in blocks: on a CPU 3x faster than ``cumsum``."""
+    whole = rows.shape[1] // BLOCK * BLOCK
+    if whole:
+        blocks = torch.unflatten(rows[:, :whole], 1, (-1, BLOCK))
+        for i in range(1, BLOCK):
+            blocks[:, :, i] += blocks[:, :, i - 1]
+        blocks[:, :, -1].cumsum_(1)
+        blocks[:, 1:, :-1] += blocks[:, :-1, -1:]
+    rows[:, max(whole - 1, 0) :].cumsum_(1)
