@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import dedup, demo, embed, gallery, model, verify
+from facekit.cli import dedup, demo, embed, evaluate, gallery, model, verify
 from facekit.errors import FacekitError
 
 __all__ = ["main"]
@@ -73,6 +73,7 @@ _COMMANDS: Any = (
         _named("plan", dedup.Plan) | _named("apply", dedup.Apply) | _named("undo", dedup.Undo),
         "Pictures that repeat a person: plan, apply, undo.",
     )
+    | _named("evaluate", evaluate.Evaluate)
     | _named(
         "model",
         _named("info", model.Info) | _named("convert", model.Convert),
