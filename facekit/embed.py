@@ -114,9 +114,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 def _reduce_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Let ``model`` compute in ``dtype`` where that does not show in similarities.
 
-    Rounding a weight is an error that all pictures share, and it only averages out over many inputs:
-    with the stem of a trained network in bf16, similarities move by up to 0.06; with layers of few
-    inputs in fp32, by less than 0.01. Those layers are cheap, and so are norms and linear layers.
+    Rounding a weight is an error that all pictures share, and it only averages out over many inputs.
+    So layers of few inputs stay in fp32, as do norms and linear layers; all of them are cheap. The largest
+    change among 400 faces' similarities fell from 0.06 to 0.01 in a MobileFaceNet, which is all such
+    layers, and among 160 faces' from 0.006 to 0.004 in our own residual network.
     """
     if dtype == torch.float32:
         return model
@@ -145,7 +146,8 @@ class Embedder:
 
     Args:
         checkpoint: the network and its preprocessing.
-        device: see :func:`resolve_device`.
+        device: see :func:`resolve_device`; with ``"auto"`` an ONNX graph runs on the CPU where
+            onnxruntime cannot use the device.
         precision: see :func:`resolve_precision`; an ONNX graph has its own, so only ``"auto"`` or
             ``"fp32"`` fit it.
         batch_size: crops at a time, or ``"auto"``.
@@ -169,7 +171,7 @@ class Embedder:
             if precision not in ("auto", "fp32"):
                 raise DeviceError(f"precision: {precision!r} cannot be chosen for an ONNX graph; use 'auto'")
             self.dtype = torch.float32
-            self._model: nn.Module | OnnxModel = checkpoint.model.on(self.device)
+            self._model: nn.Module | OnnxModel = _place(checkpoint.model, self.device, asked=device != "auto")
         else:
             self.dtype = resolve_precision(precision, self.device)
             model = fold_batch_norms(checkpoint.model).requires_grad_(False)
@@ -232,6 +234,16 @@ class Embedder:
         if self.config.color == "bgr":
             x = x.flip(1)
         return ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+
+def _place(model: OnnxModel, device: torch.device, *, asked: bool) -> OnnxModel:
+    """The graph on ``device``; where that cannot be, and nobody asked for the device, as it is on the CPU."""
+    try:
+        return model.on(device)
+    except DeviceError:
+        if asked:
+            raise
+        return model
 
 
 def _resolve_batch_size(batch_size: int | str, device: torch.device) -> int:

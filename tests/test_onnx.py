@@ -190,6 +190,23 @@ def test_devices_that_onnxruntime_lacks_are_refused(tmp_path: Path) -> None:
             OnnxModel(tmp_path / "a.onnx").on(torch.device("cuda", 0))
 
 
+@pytest.mark.parametrize("device", ["auto", "mps"])
+def test_only_auto_leaves_a_graph_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    write_graph(tmp_path / "a.onnx")
+    (tmp_path / "config.json").write_text(json.dumps(BESIDE))
+    checkpoint = load_checkpoint(tmp_path / "a.onnx")
+    monkeypatch.setattr(
+        "facekit.embed.resolve_device", lambda name: torch.device("meta")
+    )  # one without a provider
+    if device == "auto":
+        assert Embedder(checkpoint, device=device)._model is checkpoint.model
+    else:
+        with pytest.raises(DeviceError, match="meta"):
+            Embedder(checkpoint, device=device)
+
+
 def test_a_graph_has_its_own_precision(tmp_path: Path) -> None:
     write_graph(tmp_path / "a.onnx")
     (tmp_path / "config.json").write_text(json.dumps(BESIDE))
