@@ -173,7 +173,7 @@ def _assignment(module: ModuleType, name: str) -> tuple[str, str]:
         if getattr(targets[0], "id", None) == name:
             value: Any = statement.value  # type: ignore[attr-defined]
             quoted_type = isinstance(statement, ast.AnnAssign) and isinstance(value, ast.Constant)
-            shown = value.value if quoted_type else ast.unparse(value)
+            shown = (value.value if quoted_type else ast.unparse(value)).replace("'", '"')
             return shown, inspect.cleandoc(text.value.value)  # type: ignore[attr-defined]
     raise LookupError(f"{module.__name__}.{name} is not assigned there")
 
