@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,11 +18,12 @@ import torch
 from PIL import Image
 
 import facekit
-from facekit.cli import main
+from facekit.cli import main, parse
 from facekit.models import build
 from facekit.vectorfile import read_vectors
 
 Out = pytest.CaptureFixture[str]
+ROOT = Path(__file__).resolve().parent.parent
 
 COMMANDS = [
     *(["demo"], ["verify"], ["embed"], ["evaluate"]),
@@ -117,6 +120,21 @@ def test_what_cannot_be_understood_is_code_2(argv: list[str], capsys: Out) -> No
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err
+
+
+def documented() -> list[str]:
+    """Every call of facekit in the shell blocks of the README and the docs."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [re.findall(r"^```(\w*).*?\n(.*?)^```$", page.read_text(), re.M | re.S) for page in pages]
+    shell = [code for found in blocks for language, code in found if language in ("", "bash", "sh")]
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
+    calls = (call.partition("#")[0].strip() for line in lines for call in line.split("&&"))
+    return sorted({call for call in calls if call.startswith("facekit ")})
+
+
+@pytest.mark.parametrize("line", documented())
+def test_what_the_docs_tell_people_to_type_is_understood(line: str) -> None:
+    parse(shlex.split(line)[1:])
 
 
 def test_interrupting_is_code_130(

@@ -14,7 +14,7 @@ import tyro
 from facekit.cli import dedup, demo, embed, evaluate, gallery, model, verify
 from facekit.errors import FacekitError
 
-__all__ = ["main"]
+__all__ = ["main", "parse"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("facekit").addHandler(logging.NullHandler())  # commands say themselves what was skipped
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    command: Callable[[], int] = tyro.cli(
-        _COMMANDS,
-        prog="facekit",
-        description="Photographs to face embeddings: same person, who is it, which pictures repeat someone.",
-        args=None if argv is None else list(argv),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )
+    command = parse(sys.argv[1:] if argv is None else argv)
     try:
         code = command()
         sys.stdout.flush()  # here, where a reader that has gone is still noticed in time
@@ -53,6 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         return 141
+
+
+def parse(argv: Sequence[str]) -> Callable[[], int]:
+    """The command that the arguments describe, ready to be called.
+
+    Raises:
+        SystemExit: as for :func:`main`.
+    """
+    command: Callable[[], int] = tyro.cli(
+        _COMMANDS,
+        prog="facekit",
+        description="Photographs to face embeddings: same person, who is it, which pictures repeat someone.",
+        args=list(argv),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    )
+    return command
 
 
 def _named(name: str, kind: Any, description: str | None = None) -> Any:
