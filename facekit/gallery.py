@@ -297,7 +297,7 @@ def _unit_rows(
             f"{name}: floating {shape} expected, got {rows.dtype} {rows.shape};"
             " give what this gallery's checkpoint makes of a face"
         )
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if wrong := np.flatnonzero(~(np.abs(lengths - 1) <= 1e-3)).tolist():  # true of NaN as well
         length = lengths[wrong[0]]
         raise SettingError(f"{name} {wrong[0]} has length {length:.4g}; divide it by its length")
