@@ -72,13 +72,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
     images = pictures(arguments.data, arguments.pictures)
-    tensors = [torch.from_numpy(image) for image in images]
+    tensors = [torch.from_numpy(image).to(arguments.device) for image in images]
     peer, detector = (
-        MTCNN(min_face_size=MIN_FACE, keep_all=True, device="cpu"),
-        FaceDetector(min_face=MIN_FACE),
+        MTCNN(min_face_size=MIN_FACE, keep_all=True, device=arguments.device),
+        FaceDetector(arguments.device, min_face=MIN_FACE),
     )
     detections = detector.detect(tensors)
     index = [i for i, faces in enumerate(detections) for _ in faces]

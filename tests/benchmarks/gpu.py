@@ -1,6 +1,6 @@
 """Everything that there is to measure on a GPU, in one command.
 
-    python tests/benchmarks/gpu.py ../shared/data/photos ../shared/data/lfw/images.zip
+    python tests/benchmarks/gpu.py ../shared/data
 
 Runs the CUDA tests, then detect.py, encode.py and search.py on the GPU (each prints facekit beside its peer),
 then the embedder alone: faces a second, and the share of the card's own measured matrix rate that it reaches.
@@ -70,16 +70,17 @@ def random_convrec() -> Checkpoint:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sources", nargs="+", help="folders and zip files of pictures")
+    parser.add_argument("data", type=Path, help="folder with photos/ and lfw/images.zip")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("error: no CUDA device is visible to torch", file=sys.stderr)
         return 2
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    photos = [str(options.data / "photos"), str(options.data / "lfw" / "images.zip")]
     commands = [
         ["-m", "pytest", str(HERE.parent), "-m", "gpu"],
-        [str(HERE / "detect.py"), *options.sources, "--device", "cuda"],
-        [str(HERE / "encode.py"), *options.sources, "--device", "cuda"],
+        [str(HERE / "detect.py"), "--data", str(options.data), "--device", "cuda"],
+        [str(HERE / "encode.py"), *photos, "--device", "cuda"],
         [str(HERE / "search.py"), "--device", "cuda"],
     ]
     failed = 0
