@@ -106,7 +106,7 @@ def roc(genuine: ArrayLike, impostor: ArrayLike) -> ROC:
     return _roc_of_counts(values, *counts)
 
 
-def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, block: int = 2048) -> ROC:
+def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, block: int = 1024) -> ROC:
     """The ROC of all pairs of a labelled set, in one pass over blocks, whatever their number.
 
     Holds counts of scores, never the scores: thresholds are multiples of 2^-15, and FAR and TAR at each
@@ -115,7 +115,7 @@ def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, bloc
     Args:
         vectors: (n, d), rows of unit length.
         labels: (n,) whose each is.
-        block: side of the blocks of scores, about 20 bytes each.
+        block: side of the blocks; each of their scores takes about 20 bytes.
 
     Raises:
         EvaluationError: where there is no pair of one person, or none of two; for labels that do not fit
