@@ -116,7 +116,7 @@ def _reduce_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     Rounding a weight is an error that all pictures share, and it only averages out over many inputs.
     So layers of few inputs stay in fp32, as do norms and linear layers; all of them are cheap. The largest
-    change among 400 faces' similarities fell from 0.06 to 0.01 in a MobileFaceNet, which is all such
+    change among 160 faces' similarities fell from 0.026 to 0.010 in a MobileFaceNet, which is all such
     layers, and among 160 faces' from 0.006 to 0.004 in our own residual network.
     """
     if dtype == torch.float32:

@@ -115,8 +115,9 @@ class Index:
         if i == j:
             row, column = row[row < column], column[row < column]
         scores = _exact(self._vectors, row + i, self._vectors, column + j)
+        row, column, scores = (part.cpu() for part in (row + i, column + j, scores))
         kept = scores.double() >= threshold  # in float64: as float32 the threshold may be another number
-        row, column, scores = (part[kept].cpu() for part in (row + i, column + j, scores))
+        row, column, scores = row[kept], column[kept], scores[kept]
         order = (row * len(self) + column).argsort()
         return torch.stack([row, column], dim=1)[order].numpy(), scores[order].numpy()
 

@@ -139,7 +139,7 @@ def test_extras_and_slow_imports_are_lazy(modules: dict[str, ast.Module]) -> Non
 
 
 def test_everything_that_is_imported_is_declared(modules: dict[str, ast.Module]) -> None:
-    project = (PACKAGE.parent / "pyproject.toml").read_text()
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
     names = {"PIL": "pillow", "sklearn": "scikit-learn"}
     for module, tree in modules.items():
         for name in foreign(module, tree) - set(sys.stdlib_module_names) - {"facekit"}:

@@ -107,19 +107,24 @@ def _page(
     verdicts: Sequence[Verification], gallery: Gallery, answers: Sequence[_Answer], repeated: Duplicates
 ) -> str:
     selfie, *others = (f"{Path(path).parent.name} {Path(path).stem}" for path in (_SELFIE, *_OTHERS))
-    pairs = [(f"{selfie}, {other}", str(v)) for other, v in zip(others, verdicts, strict=True)]
-    size = f"{count(len(gallery), 'person', 'people')}, {count(len(gallery.samples), 'picture')}"
-    names = [(Path(picture.name).name, _said(found)) for picture, found in answers]
+    threshold, far = verdicts[0].threshold, verdicts[0].far
+    rate = "" if far is None else f", which {far:.2g} of pairs of strangers reach"
+    pairs = [
+        (f"{selfie}, {other}", "yes" if verdict else "no", f"{verdict.similarity:+.3f}")
+        for other, verdict in zip(others, verdicts, strict=True)
+    ]
+    people = f"{count(len(gallery), 'person', 'people')} in {count(len(gallery.samples), 'picture')}"
+    names = [(Path(picture.name).name, *_said(found)) for picture, found in answers]
     groups = [
-        (f"keep {best.name}", "not " + ", ".join(path.name for path in rest), f"{group.similarity[0]:+.3f}")
+        (best.name, "repeated by " + ", ".join(path.name for path in rest), f"{group.similarity[0]:+.3f}")
         for group in repeated
         for best, *rest in [group]
     ]
     return "\n".join(
         [
-            "The same person?",
+            f"The same person? (threshold {threshold:.3f}{rate})",
             table(pairs),
-            f"\nWho is it? (of a gallery with {size})",
+            f"\nWho is it? (a gallery of {people})",
             table(names),
             f"\nWhich of {len(answers) - 1} loose pictures repeat a person?",
             table(groups) if groups else "  none",
@@ -127,14 +132,13 @@ def _page(
     )
 
 
-def _said(found: Sequence[Identification]) -> str:
-    """The names of the faces in a picture; of a single one how sure they are."""
-    if len(found) == 1:
-        answer = found[0]
-        nearest = "" if answer or answer.best is None else f" (nearest is {answer.best.person})"
-        return f"{answer}  {answer.similarity:+.3f}{nearest}"
-    people = Counter(map(str, found))
-    return f"{count(len(found), 'face')}: " + ", ".join(f"{n} x {person}" for person, n in people.items())
+def _said(found: Sequence[Identification]) -> tuple[str, str]:
+    """The names of the faces in a picture, and of a single one how alike it is to whom."""
+    if len(found) != 1:
+        return ", ".join(f"{n} x {person}" for person, n in Counter(map(str, found)).items()), ""
+    answer = found[0]
+    nearest = "" if answer or answer.best is None else f" to {answer.best.person}"
+    return str(answer), f"{answer.similarity:+.3f}{nearest}"
 
 
 def _compared(verdicts: Sequence[Verification]) -> list[Panel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -81,10 +81,20 @@ def _describe(config: ModelConfig) -> str:
         ("input", f"{size} x {size} {config.color.upper()}, aligned to {config.template}{flips}"),
         ("scaling", f"(pixel - {_triple(config.mean)}) / {_triple(config.std)}"),
         ("licence", config.license),
-        *((f"recipe.{name}", str(value)) for name, value in config.recipe.items()),
+        *((f"recipe.{name}", _shown(value)) for name, value in config.recipe.items()),
         ("threshold", "none: give one" if config.threshold is None else f"{config.threshold:.4f} by default"),
     ]
     return f"{table(rows)}\n{_calibration(config)}"
+
+
+def _shown(value: Any) -> str:
+    """A value of the recipe on one line; --json shows what has more to it."""
+    if isinstance(value, list):
+        return "; ".join(map(_shown, value))
+    if isinstance(value, dict):
+        nested = any(isinstance(item, (list, dict)) for item in value.values())
+        return "see --json" if nested else ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _triple(values: tuple[float, float, float]) -> str:
