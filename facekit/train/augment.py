@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Augmentation", "augment"]
+__all__ = ["Augmentation", "augment", "mix_faces"]
 
 _Draw = Callable[[float, float], Tensor]
 
@@ -67,6 +67,34 @@ def augment(pictures: Tensor, settings: Augmentation, generator: torch.Generator
     x = _recolour(x, draw, settings)
     x = _coarsen(x, draw, settings)
     return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def mix_faces(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """A face that nobody has, of each picture and the one before it in the batch.
+
+    A line at a random angle goes through the picture, one face on either side of it; the transition is
+    between sharp, as in CutMix, and so wide that the two are blended evenly, as in mixup. Aligned faces
+    keep their features in place, so that a teacher has something to say of the mixture.
+
+    Args:
+        pictures: (n, 3, s, s) uint8.
+        generator: on the CPU; the same state gives the same draws on every device.
+
+    Returns:
+        (n, 3, s, s) uint8 on the same device.
+    """
+
+    def draw(low: float, high: float) -> Tensor:
+        drawn = torch.empty(len(pictures)).uniform_(low, high, generator=generator)
+        return drawn.to(pictures.device).view(-1, 1, 1, 1)
+
+    angle, place = draw(0.0, 2 * math.pi), draw(-0.4, 0.4)
+    steepness = draw(math.log(0.5), math.log(30.0)).exp()
+    along = torch.linspace(-1.0, 1.0, pictures.shape[-1], device=pictures.device)
+    distance = along * angle.cos() + along[:, None] * angle.sin() - place
+    share = torch.sigmoid(steepness * distance)
+    x = pictures.float()
+    return (share * x + (1.0 - share) * x.roll(1, 0)).round_().to(torch.uint8)
 
 
 def _warp(x: Tensor, draw: _Draw, settings: Augmentation) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +23,11 @@ from facekit.embed import Embedder
 from facekit.errors import SettingError, TrainingError
 from facekit.models.faceresnet import FaceResNet
 from facekit.train.__main__ import main
+from facekit.train.augment import Augmentation
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import load_crops, read_listing
 from facekit.train.loop import fit
+from facekit.train.recipe import Step
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 
 _PEOPLE, _EACH = 12, 6
@@ -114,12 +117,45 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
 
 
 def test_student_imitates_its_teacher(people: Path, tmp_path: Path) -> None:
-    teacher = _train(_settings(people, tmp_path / "teacher", epochs=4))
-    for view in ("same", "picture"):
-        out = tmp_path / view
-        _train(_settings(people, out, epochs=8, teacher=str(teacher), teacher_view=view, margin_weight=0.0))
+    teacher = str(_train(_settings(people, tmp_path / "teacher", epochs=4)))
+    for view, mixtures in product(("same", "picture"), (0.0, 0.5)):
+        out = tmp_path / f"{view} {mixtures}"
+        how = {"teacher": teacher, "teacher_view": view, "mixtures": mixtures, "margin_weight": 0.0}
+        _train(_settings(people, out, epochs=8, **how))
         steps = _events(out, "step")
-        assert steps[-1]["teacher"] < 0.6 * steps[0]["teacher"], view
+        assert steps[-1]["teacher"] < 0.6 * steps[0]["teacher"], out
+
+
+@pytest.mark.parametrize("view", ["same", "picture"])
+def test_of_mixtures_the_margin_head_learns_nothing(people: Path, tmp_path: Path, view: str) -> None:
+    build_recipe(_settings(people, tmp_path / "run")).export(tmp_path / "teacher", {})
+    how = {"teacher": str(tmp_path / "teacher"), "teacher_view": view, "mixtures": 0.5}
+    plain = Augmentation(flip=0).scaled(0)
+    recipe = build_recipe(_settings(people, tmp_path / "run", augment=plain, **how))
+    seen: dict[str, Any] = {}
+    recipe.modules["backbone"].register_forward_hook(lambda _, x, y: seen.update(x=x[0], y=y))
+    recipe.modules["head"].register_forward_pre_hook(lambda _, args: seen.update(head=args))
+    pictures, labels, *_ = batch = next(recipe.batches(0))
+    metrics = recipe.step(batch, Step(0, 0.0, 0.0))
+    mixed = len(pictures) // 2
+    changed = (seen["x"] * 127.5 + 127.5 - pictures).abs().amax((1, 2, 3)) > 1
+    assert changed.tolist() == [True] * mixed + [False] * (len(pictures) - mixed)
+    assert torch.equal(seen["head"][0], seen["y"][mixed:])
+    assert torch.equal(seen["head"][1], labels[mixed:])
+    assert metrics.keys() == {"loss", "teacher", "margin", "target_cosine"}
+
+
+@pytest.mark.parametrize(("mixtures", "teacher"), [(0.5, None), (1.0, "x"), (-0.1, "x")])
+def test_mixtures_that_cannot_be_are_refused(people: Path, mixtures: float, teacher: str | None) -> None:
+    with pytest.raises(SettingError, match=f"mixtures={mixtures}"):
+        _settings(people, people, mixtures=mixtures, teacher=teacher)
+
+
+def test_a_batch_is_never_all_mixtures(people: Path, tmp_path: Path) -> None:
+    build_recipe(_settings(people, tmp_path / "run")).export(tmp_path / "teacher", {})
+    settings = _settings(people, tmp_path / "run", mixtures=0.99, teacher=str(tmp_path / "teacher"))
+    recipe = build_recipe(settings)
+    assert recipe.step(next(recipe.batches(0)), Step(0, 0.0, 0.0))["loss"].isfinite()
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_state(people: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from facekit.checkpoint import Calibration, Checkpoint, ModelConfig, load_checkp
 from facekit.embed import Embedder, resolve_device
 from facekit.errors import SettingError
 from facekit.models import build
-from facekit.train.augment import Augmentation, augment
+from facekit.train.augment import Augmentation, augment, mix_faces
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import Crops, hash_pictures, load_crops, read_listing, shuffled_rows
 from facekit.train.heads import MarginHead
@@ -65,6 +65,9 @@ class ConvRecSettings:
     """Weight of 1 - cos(student, teacher)."""
     teacher_view: Literal["same", "picture"] = "same"
     """What the teacher sees: the student's own view, at every step; or the picture and its mirror, once."""
+    mixtures: float = 0.0
+    """Share of each batch that is mixtures of two faces, of which only the teacher knows what they are; it
+    sees them at every step."""
     start_size: int = _SIZE
     """Side in pixels to which the views of the first part of the run are shrunk; smaller is faster."""
     start_share: float = 0.5
@@ -79,6 +82,8 @@ class ConvRecSettings:
             raise SettingError(
                 "margin_weight=0 without a teacher: there is nothing to learn from; give --teacher"
             )
+        if not 0 <= self.mixtures < 1 or (self.mixtures and self.teacher is None):
+            raise SettingError(f"mixtures={self.mixtures}: give a share in [0, 1), and --teacher")
         if not 16 <= self.start_size <= _SIZE:
             raise SettingError(f"start_size={self.start_size}: give pixels in 16 ... {_SIZE}")
 
@@ -114,6 +119,9 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
     def step(batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor]:
         pictures, labels, *target = batch
         generator = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + at.number)
+        mixed = int(settings.mixtures * len(pictures))
+        if mixed:
+            pictures = torch.cat([mix_faces(pictures[:mixed], generator), pictures[mixed:]])
         views = augment(pictures, settings.augment, generator)
         frozen = settings.init is not None and "head" in modules and at.progress < 0.16
         if frozen:
@@ -123,13 +131,16 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
         metrics: dict[str, Tensor] = {}
         loss = embeddings.new_zeros(())
         if teacher is not None:
-            wanted = target[0] if target else teacher.embed(views).to(device)
+            seen = mixed if target else len(views)
+            wanted = teacher.embed(views[:seen]).to(device)
+            if target:
+                wanted = torch.cat([wanted, target[0][seen:]])
             metrics["teacher"] = cosine_distillation(embeddings, wanted)
             loss = loss + settings.teacher_weight * metrics["teacher"]
         if "head" in modules:
             scale, margin = progressive_margin(at.progress, scale=settings.scale, margin=settings.margin)
             metrics["margin"], metrics["target_cosine"] = modules["head"](
-                embeddings, labels, scale=scale, margin=margin
+                embeddings[mixed:], labels[mixed:], scale=scale, margin=margin
             )
             loss = loss + settings.margin_weight * metrics["margin"]
         return {"loss": loss, **metrics}
