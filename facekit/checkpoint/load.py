@@ -21,7 +21,7 @@ from facekit.checkpoint.foreign import adapt, read_foreign
 from facekit.checkpoint.onnx import KNOWN_FILES, OnnxModel, file_digest, load_onnx
 from facekit.errors import CheckpointError, SettingError
 
-__all__ = ["convert_checkpoint", "load_checkpoint", "push_checkpoint"]
+__all__ = ["convert_checkpoint", "is_on_hub", "load_checkpoint", "push_checkpoint"]
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 _FOREIGN = (".pth", ".pt", ".ckpt")
@@ -53,8 +53,7 @@ def load_checkpoint(
         MissingExtraError: an ONNX file without onnxruntime.
     """
     path = SHIPPED if source is None else Path(source)
-    named = isinstance(source, str) and hub.is_hub_name(source) and path.suffix.lower() not in _SUFFIXES
-    if not named or path.exists():
+    if source is None or not is_on_hub(source):
         if revision is not None:
             raise SettingError(
                 f"revision: {revision!r} only has a meaning for models of the Hub, not for {path}"
@@ -66,6 +65,13 @@ def load_checkpoint(
     wanted = None if chosen is None else [chosen, CONFIG]
     folder = hub.download(source, wanted, revision=revision, cache_dir=cache_dir, token=token)
     return _read(folder if chosen is None else folder / chosen)
+
+
+def is_on_hub(source: str | Path) -> bool:
+    """Whether :func:`load_checkpoint` takes ``source`` for a name of the Hub, not for a path."""
+    path = Path(source)
+    named = isinstance(source, str) and hub.is_hub_name(source) and path.suffix.lower() not in _SUFFIXES
+    return named and not path.exists()
 
 
 def convert_checkpoint(

@@ -28,6 +28,7 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import load_crops, read_listing
 from facekit.train.loop import fit
 from facekit.train.recipe import Step
+from facekit.train.recipes import convrec
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 
 _PEOPLE, _EACH = 12, 6
@@ -156,6 +157,23 @@ def test_a_batch_is_never_all_mixtures(people: Path, tmp_path: Path) -> None:
     settings = _settings(people, tmp_path / "run", mixtures=0.99, teacher=str(tmp_path / "teacher"))
     recipe = build_recipe(settings)
     assert recipe.step(next(recipe.batches(0)), Step(0, 0.0, 0.0))["loss"].isfinite()
+
+
+def test_a_checkpoint_names_no_folders_of_its_maker(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "runs" / "first"
+    build_recipe(_settings(people, tmp_path / "run")).export(start, {})
+    monkeypatch.setattr(convrec, "load_checkpoint", lambda source: load_checkpoint(start))
+    monkeypatch.chdir(tmp_path)
+    for teacher, shown in {str(start): "first", "runs/first": "first", "owner/name": "owner/name"}.items():
+        settings = _settings(people, tmp_path / "run", init=str(start), teacher=teacher)
+        build_recipe(settings).export(tmp_path / "out", {})
+        written = (tmp_path / "out" / "config.json").read_text()
+        recorded = json.loads(written)["recipe"]["settings"]
+        assert (recorded["init"], recorded["teacher"]) == ("first", shown)
+        assert recorded["data"]["data"] == people.name
+        assert str(tmp_path.parent) not in written
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_state(people: Path, tmp_path: Path) -> None:

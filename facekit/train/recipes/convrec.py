@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facekit.checkpoint import Calibration, Checkpoint, ModelConfig, load_checkpoint, save_checkpoint
+from facekit.checkpoint.load import is_on_hub
 from facekit.embed import Embedder, resolve_device
 from facekit.errors import SettingError
 from facekit.models import build
@@ -177,7 +178,7 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
             what = f"{heldout.classes} held-out people of {settings.data.data.name}, {len(heldout)} pictures"
             calibration = calibrate(embed_heldout(), heldout.labels, what)
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
-        recipe = {"name": "convrec", "settings": _plain(asdict(settings)), "heldout": dict(scores)}
+        recipe = {"name": "convrec", "settings": _portable(settings), "heldout": dict(scores)}
         save_checkpoint(
             folder, backbone, config(calibration=calibration, threshold=threshold, recipe=recipe), half=True
         )
@@ -266,8 +267,17 @@ def _notes(settings: ConvRecSettings, crops: Crops, dim: int) -> tuple[str, ...]
     return tuple(notes)
 
 
-def _plain(value: Any) -> Any:
+def _portable(settings: ConvRecSettings) -> dict[str, Any]:
     """Settings as plain JSON values; of paths only the last part, since a checkpoint travels."""
+    table = asdict(settings)
+    for name in ("init", "teacher"):
+        if table[name] is not None and not is_on_hub(table[name]):
+            table[name] = Path(table[name])
+    plain: dict[str, Any] = _without_folders(table)
+    return plain
+
+
+def _without_folders(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return value.name if isinstance(value, Path) else value
+        return {name: _without_folders(part) for name, part in value.items()}
+    return value.absolute().name if isinstance(value, Path) else value
