@@ -18,7 +18,7 @@ __all__ = ["Embedder", "fold_batch_norms", "resolve_device", "resolve_precision"
 
 CROP_SIZE = 112  # pixels; what align_faces cuts
 _FEW_INPUTS = 150  # per output of a convolution: stems (27, 147) and depthwise layers (9) have fewer
-_BATCH = {"cpu": 32, "cuda": 512}
+_BATCH = {"cpu": 16, "cuda": 512}
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -149,7 +149,9 @@ class FaceDetector:
         sides = _sides(found.boxes, 1)
         landmarks = landmarks[passed] * sides[:, None, :2] + found.boxes[:, None, :2] - 1
         found = found._replace(boxes=found.boxes + offsets[passed] * sides)
-        order = best_first(found.image, found.scores)
+        # MTCNN's last suppression prefers the later one of equals, and scores of 1 are often equal.
+        order = best_first(found.image.flip(0), found.scores.flip(0))
+        order = len(order) - 1 - order
         found, landmarks = found.pick(order), landmarks[order]
         keep = suppress(found.image, found.boxes, 0.7, smaller=True)
         return found.pick(keep), landmarks[keep]
