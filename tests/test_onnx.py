@@ -179,6 +179,21 @@ def test_threads_share_a_model(tmp_path: Path) -> None:
             torch.testing.assert_close(got, expected(matrix, batch), rtol=1e-4, atol=1e-4)
 
 
+def test_pictures_side_by_side_are_what_they_are_alone_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graph(tmp_path / "a.onnx", batch=1)
+    model = OnnxModel(tmp_path / "a.onnx")
+    x = torch.randn(40, 3, SIDE, SIDE)
+    singles = torch.cat([model(picture[None]) for picture in x])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert torch.equal(model(x), singles)
+    with ThreadPoolExecutor(2) as pool:
+        there, back = pool.map(model, [x, x.flip(0)])
+    assert torch.equal(there, singles)
+    assert torch.equal(back, singles.flip(0))
+
+
 def test_devices_that_onnxruntime_lacks_are_refused(tmp_path: Path) -> None:
     import onnxruntime
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,14 @@ class OnnxModel:
         self._input = inputs[0].name
         sample = np.linspace(-1, 1, 2 * 3 * input_size**2, dtype=np.float32)
         pair = sample.reshape(2, 3, input_size, input_size)
-        singles = np.concatenate([self._run(pair[:1]), self._run(pair[1:])])
+        singles = self._run_each(pair)
         if singles.ndim != 2 or len(singles) != 2:
             raise _not_an_embedder(self.path, f"two pictures give an array of shape {singles.shape}")
         self.embedding_dim = int(singles.shape[1])
         self.batches = self._gives(pair, singles)
+        if not self.batches and self.device.type == "cpu":
+            # Small graphs gain little from threads inside them; pictures side by side use every core.
+            self._session = _open_session(self.path, self.device, threads=1)
 
     def _gives(self, batch: _Array, singles: _Array) -> bool:
         """Whether a batch gives what its pictures give one by one; what graphs declare is often untrue."""
@@ -101,13 +105,19 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's classes share no base but Exception
             raise _not_an_embedder(self.path, f"input {batch.shape} fails ({_line(error)})") from None
 
+    def _run_each(self, batch: _Array) -> _Array:
+        """A batch picture by picture, on the CPU several at a time."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(self._run, np.split(batch, len(batch)))))
+
     def __call__(self, x: Tensor) -> Tensor:
         """(n, 3, s, s) float on any device -> (n, d) float32 on the CPU."""
         batch = np.ascontiguousarray(x.detach().cpu().float().numpy())
         if not len(batch):
             return torch.empty(0, self.embedding_dim)
-        parts = [batch] if self.batches else np.split(batch, len(batch))
-        return torch.from_numpy(np.concatenate([self._run(part) for part in parts])).float()
+        vectors = self._run(batch) if self.batches else self._run_each(batch)
+        return torch.from_numpy(vectors).float()
 
     def on(self, device: torch.device) -> OnnxModel:
         """This graph on ``device``."""
@@ -170,14 +180,14 @@ def _example(beside: Path) -> str:
     return f"write {beside} with its values, like {json.dumps(example)}"
 
 
-def _open_session(path: Path, device: torch.device) -> Any:
+def _open_session(path: Path, device: torch.device, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError:
         raise MissingExtraError("onnxruntime", "onnx", f"Running {path}") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; exporters leave a warning for every tensor
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     # Threads that spin between two calls take the cores from the detector's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
