@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from facekit.checkpoint import ModelConfig, OnnxModel, convert_checkpoint, load_
 from facekit.checkpoint import onnx as onnx_module
 from facekit.embed import Embedder
 from facekit.errors import CheckpointError, DeviceError, MissingExtraError
+from facekit.recognition import FaceRecognition
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -119,6 +121,21 @@ def test_a_known_file_needs_nothing_beside_it(tmp_path: Path, monkeypatch: pytes
     digest = hashlib.sha256((tmp_path / "a.onnx").read_bytes()).hexdigest()
     monkeypatch.setattr(onnx_module, "KNOWN_FILES", {digest: ModelConfig.from_dict(BESIDE)})
     assert load_checkpoint(tmp_path / "a.onnx").config.mean == (127.5,) * 3
+
+
+@pytest.mark.parametrize("config", onnx_module.KNOWN_FILES.values(), ids=lambda config: config.recipe["name"])
+def test_a_known_file_verifies_by_its_own_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ModelConfig
+) -> None:
+    write_graph(tmp_path / "a.onnx")
+    digest = hashlib.sha256((tmp_path / "a.onnx").read_bytes()).hexdigest()
+    monkeypatch.setattr(onnx_module, "KNOWN_FILES", {digest: replace(config, embedding_dim=DIM)})
+    crop = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    fr = FaceRecognition(tmp_path / "a.onnx", device="cpu")
+    for far in (1e-1, 1e-2, 1e-3, 1e-4):
+        assert fr.verify_faces(crop, crop, far=far, aligned=True).far == far
+    verdict = fr.verify_faces(crop, crop, aligned=True)
+    assert (verdict.is_same, verdict.far, verdict.threshold) == (True, 1e-3, config.threshold)
 
 
 @pytest.mark.parametrize(
