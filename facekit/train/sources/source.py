@@ -1,0 +1,50 @@
+"""What every collection of training pictures can do, whatever format it is stored in."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from facekit.image import ImageSource
+
+__all__ = ["MAX_BYTES", "NamedBytes", "Source"]
+
+MAX_BYTES = 1 << 26
+"""The largest encoded picture that is read out of an archive, 64 MiB; whatever claims more is broken."""
+
+
+class Source(Protocol):
+    """Pictures of people, a row each.
+
+    Worker processes get a copy, for which the tables are tensors: those are shared, not copied.
+
+    Attributes:
+        people: names, sorted, no two alike.
+        person: (n,) int64, whose picture each row is, as an index of ``people``.
+        heldout: (n,) bool, kept aside for validation; None where the data names no split.
+    """
+
+    @property
+    def people(self) -> Sequence[str]: ...
+    @property
+    def person(self) -> Tensor: ...
+    @property
+    def heldout(self) -> Tensor | None: ...
+
+    def read(self, row: int) -> ImageSource:
+        """What :func:`~facekit.image.load_image` decodes.
+
+        Raises:
+            ImageError: this one cannot be read.
+        """
+
+
+class NamedBytes(io.BytesIO):
+    """An encoded picture that knows what messages call it."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
