@@ -31,6 +31,15 @@ def pictures() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shipped_checkpoint() -> Path:
+    """The folder of the checkpoint that ships; the test is skipped without its weights."""
+    folder = ROOT / "facekit" / "weights"
+    if not (folder / "model.safetensors").exists():
+        pytest.skip("needs the checkpoint that ships, facekit/weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder with a small network of random weights: fast, deterministic, and knows nobody.
 

@@ -313,23 +313,14 @@ def test_everything_is_plain_data(found: Duplicates) -> None:
 # ---------------------------------------------------------------- the checkpoint that ships
 
 
-@pytest.fixture(scope="module")
-def shipped(pictures: Path) -> FaceDeduplication:
-    if not (pictures.parent / "weights/model.safetensors").exists():
-        pytest.skip("needs the checkpoint that ships, facekit/weights")
-    return FaceDeduplication(device="cpu")
-
-
-def test_shipped_groups_people_not_pictures(
-    shipped: FaceDeduplication, pictures: Path, tmp_path: Path
-) -> None:
+def test_shipped_groups_people_not_pictures(shipped_checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     """P006, whom the small network takes for P009, and P010, who looks much like P006, are left out."""
     folder = shutil.copytree(
         pictures, tmp_path / "photos", ignore=shutil.ignore_patterns("unknown_*", "P006", "query_3*")
     )
     names = {"query_1": "P001", "query_2": "P005", "query_4": "P009"}
     names |= {"many_faces": "P008", "copy_small": "P005"}
-    found = shipped.find_duplicates(folder, far=1e-4)
+    found = FaceDeduplication(shipped_checkpoint, "cpu").find_duplicates(folder, far=1e-4)
     assert not found.skipped
     for group in found:
         assert len({names.get(path.stem, path.parent.name) for path in group}) == 1

@@ -18,7 +18,6 @@ from PIL import Image
 
 from facekit import recognition as recognition_module
 from facekit.checkpoint import Calibration, load_checkpoint, save_checkpoint
-from facekit.checkpoint.load import SHIPPED
 from facekit.enrolment import Sample
 from facekit.errors import (
     CalibrationError,
@@ -523,15 +522,17 @@ def test_push_to_hub(fr: FaceRecognition, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture(scope="module")
-def shipped() -> FaceRecognition:
-    if not (SHIPPED / "model.safetensors").exists():
-        pytest.skip("needs the checkpoint that ships, facekit/weights")
-    return FaceRecognition(device="cpu")
+def shipped(shipped_checkpoint: Path) -> FaceRecognition:
+    return FaceRecognition(shipped_checkpoint, "cpu")
 
 
 @pytest.fixture(scope="module")
 def shipped_gallery(shipped: FaceRecognition, people: Path) -> Gallery:
     return shipped.build_gallery(people)
+
+
+def test_shipped_is_the_default(shipped: FaceRecognition) -> None:
+    assert FaceRecognition(device="cpu").config == shipped.config
 
 
 def test_shipped_embeddings_have_512_dimensions(shipped: FaceRecognition, ann: Path) -> None:
