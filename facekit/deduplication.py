@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from facekit.errors import FacekitError, NoFaceError, SettingError
 from facekit.image import MAX_PIXELS, find_images
 from facekit.policy import FacePolicy
 from facekit.removal import PlannedFile, PlannedGroup, RemovalPlan
-from facekit.threshold import choose_threshold
-from facekit.trash import reason
+from facekit.threshold import Threshold, choose_threshold
+from facekit.trash import reason, shown
 
 __all__ = ["FaceDeduplication", "Keep", "plan_removal"]
 
@@ -26,6 +27,9 @@ __all__ = ["FaceDeduplication", "Keep", "plan_removal"]
 Keep: TypeAlias = "Literal['best', 'largest', 'oldest', 'newest'] | Callable[[DuplicateGroup], str | Path]"
 """Which picture of a group stays: that with the best faces, the most pixels, the earliest or latest time of
 writing (of equals the one with the best faces); or a function that chooses one of the group's paths."""
+
+_ROUNDING = 1e-6  # of a similarity in float32
+_FAR = 1e-4  # a folder holds very many pairs, and what is taken for a repetition goes
 
 _RANKS: dict[str, Callable[[DuplicatePicture], float]] = {
     "best": lambda picture: picture.quality,
@@ -92,9 +96,10 @@ class FaceDeduplication:
 
         Args:
             folder: where to look.
-            threshold: the similarity that a group has on average; beats ``far``, which beats the
-                checkpoint's default.
-            far: a false accept rate, looked up in the checkpoint's calibration.
+            threshold: the similarity that a group has on average; beats ``far``.
+            far: a false accept rate, looked up in the checkpoint's calibration. With neither it is 1e-4
+                where the calibration reaches that far, for a folder of n faces has n (n - 1) / 2 pairs;
+                else the checkpoint's default threshold counts.
             faces: which faces of a picture count. With ``"largest"`` a group photograph repeats a portrait
                 of whoever is most in view. With ``"all"`` pictures are in one group only if all their faces
                 pair off; two faces of one picture are never taken for the same person.
@@ -103,10 +108,12 @@ class FaceDeduplication:
 
         Raises:
             ImageError: the folder is missing or holds no pictures.
-            SettingError: ``threshold`` or ``faces`` cannot be used.
+            SettingError: ``folder``, ``threshold`` or ``faces`` cannot be used.
             CalibrationError: no threshold is given or known, or ``far`` was not measured.
         """
-        chosen = choose_threshold(self.config, threshold=threshold, far=far)
+        if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+            raise SettingError(f"folder: {folder!r} is not a folder; name one, '.' for where you are")
+        chosen = _choose_threshold(self.config, threshold, far)
         paths = find_images(folder)
         stamps = [_stamp(path) for path in paths]  # before they are read, so that a later change shows
         found: list[DuplicatePicture] = []
@@ -118,7 +125,10 @@ class FaceDeduplication:
             else:
                 skipped[path] = image.error or NoFaceError(f"{path}: no face found", path=str(path))
         groups = group_pictures(found, chosen.similarity, device=self.encoder.embedder.device)
-        return Duplicates(Path(folder), tuple(groups), skipped, chosen.similarity, chosen.far, faces)
+        compared = sum(len(picture.faces) for picture in found)
+        return Duplicates(
+            Path(folder), tuple(groups), skipped, chosen.similarity, chosen.far, faces, compared
+        )
 
     def remove_duplicates(
         self,
@@ -134,6 +144,7 @@ class FaceDeduplication:
     ) -> RemovalPlan:
         """Plans to keep one picture of each group; moves the others only if told to.
 
+        A group is alike on average; a picture goes only if it is that much like the very one that stays.
         With ``dry_run=False`` the plan is applied at once, and its ``report`` says what became of it. Either
         way nothing is deleted: the files are moved into ``.facekit-trash`` inside the folder, from where
         :func:`facekit.removal.undo` brings them back.
@@ -160,8 +171,9 @@ class FaceDeduplication:
 def plan_removal(duplicates: Duplicates, keep: Keep = "best") -> RemovalPlan:
     """Chooses which picture of each group stays; moves nothing.
 
-    A picture that cannot be read any more, or has changed since the groups were found, is left out of the
-    plan and is among its ``skipped``.
+    A picture goes only if its own similarity to the one that stays reaches the threshold, not just that of
+    its group on average. One that does not, cannot be read any more, or has changed since the groups were
+    found, is left out of the plan and is among its ``skipped``.
 
     Raises:
         SettingError: ``keep`` is not known, or chose a picture outside the group.
@@ -182,24 +194,33 @@ def plan_removal(duplicates: Duplicates, keep: Keep = "best") -> RemovalPlan:
                 skipped[_inner(picture.path, duplicates)] = reason(error)
         left = DuplicateGroup(tuple(picture for picture in group.pictures if picture.path in files))
         if len(left) > 1:
-            groups.append(_plan_group(left, files, keep))
+            planned, unlike = _plan_group(left, files, keep, duplicates.threshold)
+            groups += [planned] if planned.remove else []
+            skipped |= unlike
     settings = {
         "keep": keep if isinstance(keep, str) else getattr(keep, "__name__", "a function"),
         "threshold": duplicates.threshold,
         "far": duplicates.far,
         "faces": duplicates.faces,
+        "compared": duplicates.compared,
     }
     return RemovalPlan(str(folder), tuple(groups), settings, skipped)
 
 
-def _plan_group(group: DuplicateGroup, files: Mapping[Path, PlannedFile], keep: Keep) -> PlannedGroup:
+def _plan_group(
+    group: DuplicateGroup, files: Mapping[Path, PlannedFile], keep: Keep, threshold: float
+) -> tuple[PlannedGroup, dict[str, str]]:
+    """What goes, and why each of those stays that are not alike enough to the one that is kept."""
     stays = _choose(group, keep)
-    goes = [
-        replace(files[path], why=f"similarity {score:.3f}, {files[path].why}")
-        for path, score in zip(group, group.similarity_to(stays), strict=True)
-        if path != stays
-    ]
-    return PlannedGroup(files[stays], tuple(goes))
+    goes, unlike = [], {}
+    for path, score in zip(group, group.similarity_to(stays), strict=True):
+        file = files[path]
+        if path != stays and score >= threshold - _ROUNDING:
+            goes.append(replace(file, why=f"similarity {score:.3f}, {file.why}"))
+        elif path != stays:
+            problem = f"similarity {score:.3f} to {shown(files[stays].path)} is below the threshold"
+            unlike[file.path] = f"stays: {problem}, {threshold:.3f}"
+    return PlannedGroup(files[stays], tuple(goes)), unlike
 
 
 def _choose(group: DuplicateGroup, keep: Keep) -> Path:
@@ -209,6 +230,13 @@ def _choose(group: DuplicateGroup, keep: Keep) -> Path:
     if chosen not in group:
         raise SettingError(f"keep: chose {str(chosen)!r}, which is not one of the group of {group[0]}")
     return chosen
+
+
+def _choose_threshold(config: ModelConfig, threshold: float | None, far: float | None) -> Threshold:
+    rates = [] if config.calibration is None else list(config.calibration.thresholds)
+    if threshold is None and far is None and rates and min(rates) <= _FAR <= max(rates):
+        far = _FAR
+    return choose_threshold(config, threshold=threshold, far=far)
 
 
 def _check_keep(keep: Keep) -> None:

@@ -159,8 +159,9 @@ class Duplicates(Sequence[DuplicateGroup]):
         skipped: the pictures that took no part, unreadable or without a face, and why.
         threshold: the similarity that was asked for.
         far: the rate at which pairs of strangers reach it, by the checkpoint's calibration; None where that
-            was not measured. A folder of n pictures has n (n - 1) / 2 pairs.
+            was not measured.
         faces: which faces of a picture counted.
+        compared: how many faces were compared, each with every other: n of them are n (n - 1) / 2 pairs.
     """
 
     folder: Path
@@ -169,6 +170,7 @@ class Duplicates(Sequence[DuplicateGroup]):
     threshold: float
     far: float | None
     faces: FacePolicy
+    compared: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The groups as plain values for JSON."""
@@ -177,6 +179,7 @@ class Duplicates(Sequence[DuplicateGroup]):
             "threshold": self.threshold,
             "far": self.far,
             "faces": self.faces,
+            "compared": self.compared,
             "groups": [group.to_dict() for group in self],
             "skipped": {str(path): str(error) for path, error in self.skipped.items()},
         }

@@ -47,7 +47,15 @@ from facekit.trash import (
     with_bar,
 )
 
-__all__ = ["PlannedFile", "PlannedGroup", "RemovalPlan", "RemovalReport", "apply_plan", "undo"]
+__all__ = [
+    "PlannedFile",
+    "PlannedGroup",
+    "RemovalPlan",
+    "RemovalReport",
+    "apply_plan",
+    "check_target",
+    "undo",
+]
 
 _FORMAT = "facekit removal plan 1"
 
@@ -127,7 +135,7 @@ class RemovalPlan(Mapping[str, Any]):
     def __post_init__(self) -> None:
         _require(is_run_name(self.id), "id", self.id, "such as 20261122-015500-3f9c2a1b")
         absolute = Path(self.folder).is_absolute() and os.path.normpath(self.folder) == self.folder
-        _require(absolute, "folder", self.folder, "an absolute path")
+        _require(absolute and "\0" not in self.folder, "folder", self.folder, "an absolute path")
         seen: set[str] = set()
         for number, group in enumerate(self.groups):
             _require(bool(group.remove), f"groups[{number}].remove", [], "at least one file")
@@ -173,12 +181,13 @@ class RemovalPlan(Mapping[str, Any]):
         return cls(**table)
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON, whole or not at all.
+        """Writes the plan as JSON, whole or not at all; over nothing but another plan.
 
         Raises:
-            RemovalError: the file cannot be written.
+            RemovalError: the file cannot be written, or is something else than a plan.
         """
         path = Path(path)
+        check_target(path)
         try:
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
                 fresh = Path(scratch, "plan.json")
@@ -225,6 +234,33 @@ class RemovalPlan(Mapping[str, Any]):
         return "\n".join(lines + ([] if self.report is None else ["", str(self.report)]))
 
 
+def check_target(path: str | Path) -> None:
+    """Makes sure, before the work begins, that a plan may be written there.
+
+    Raises:
+        RemovalError: its folder is missing, or what bears that name is not a plan.
+    """
+    path = Path(path)
+    problem = None
+    try:
+        if not path.parent.is_dir():
+            problem = "is in no existing folder; make it first"
+        elif os.path.lexists(path) and not _is_plan(path):
+            problem = "exists, and is not a removal plan; choose another name"
+    except OSError as error:
+        problem = f"cannot be read ({reason(error)})"
+    if problem is not None:
+        raise RemovalError(f"{path}: {problem}", path=str(path))
+
+
+def _is_plan(path: Path) -> bool:
+    """Whether a file begins like a plan; one that was damaged by hand still does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return _FORMAT.rpartition(" ")[0].encode() in stream.read(200)
+
+
 def apply_plan(plan: RemovalPlan, *, progress: bool | None = None) -> RemovalReport:
     """Moves the files that a plan removes into ``.facekit-trash/<plan.id>`` inside its folder.
 
@@ -241,8 +277,10 @@ def apply_plan(plan: RemovalPlan, *, progress: bool | None = None) -> RemovalRep
             journal cannot be written.
     """
     folder = Path(plan.folder)
-    if os.path.realpath(folder) != plan.folder or not folder.is_dir():
-        problem = "has become a symbolic link" if folder.is_dir() else "no such folder any more"
+    with whole_folder(folder):
+        there = folder.is_dir()
+    if os.path.realpath(folder) != plan.folder or not there:
+        problem = "has become a symbolic link" if there else "no such folder any more"
         raise RemovalError(f"{folder}: {problem}; make a new plan", path=plan.folder)
     with whole_folder(folder), open_trash(folder) as trash:
         try:

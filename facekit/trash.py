@@ -129,7 +129,9 @@ def undo(folder: str | Path, run: str | None = None, *, progress: bool | None = 
         RemovalError: there is nothing to undo, or another process is at work in the folder.
     """
     root = Path(os.path.realpath(folder))
-    if not (root / TRASH).is_dir():
+    with whole_folder(root):
+        there = (root / TRASH).is_dir()
+    if not there:
         raise RemovalError(f"{folder}: nothing to undo, there is no {TRASH} in it", path=str(folder))
     moved: list[str] = []
     with whole_folder(root), open_trash(root) as trash:

@@ -432,6 +432,7 @@ def edited(*keys: str | int, to: Any = None) -> Callable[[dict[str, Any]], None]
         (edited("id", to="../.."), "id is '../..': must be such as 2026"),
         (edited("folder", to="photos"), "folder is 'photos': must be an absolute path"),
         (edited("folder", to="/photos/../etc"), "folder is '/photos/../etc': must be an absolute path"),
+        (edited("folder", to="/x\0"), r"folder is '/x\x00': must be an absolute path"),
         (edited("groups", to={}), "the plan.groups is {}: must be a list"),
         (edited("groups", 0, to=[]), r"groups[0] is []: must be a table with keep, remove"),
         (edited("groups", 0, "keep"), "groups[0]: 'keep' is missing"),
@@ -472,10 +473,18 @@ def test_plans_that_cannot_be_read_or_written(tmp_path: Path, plan: RemovalPlan)
         RemovalPlan.load(tmp_path / "none.json")
     with pytest.raises(RemovalError, match=r"cannot be read \(Is a directory\)"):
         RemovalPlan.load(tmp_path)
-    with pytest.raises(RemovalError, match=r"plan\.json: cannot be written \(is missing\)"):
+    with pytest.raises(RemovalError, match=r"plan\.json: is in no existing folder; make it first"):
         plan.save(tmp_path / "none/plan.json")
-    with pytest.raises(RemovalError, match="cannot be written"):
+    with pytest.raises(RemovalError, match="exists, and is not a removal plan"):
         plan.save(tmp_path)
+
+
+def test_a_plan_is_written_over_no_photograph(folder: Path, plan: RemovalPlan) -> None:
+    before = read(folder)
+    for path in (folder / "a.jpg", folder / "notes.txt"):
+        with pytest.raises(RemovalError, match=f"{path.name}: exists, and is not a removal plan"):
+            plan.save(path)
+    assert read(folder) == before
 
 
 # ---------------------------------------------------------------- any tree, any plan

@@ -84,6 +84,15 @@ def test_undo_takes_the_run_that_is_named(folder: Path) -> None:
         undo(folder, "../../outside")
 
 
+def test_a_folder_that_may_not_be_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(RemovalError, match=r"photos/.facekit-trash: Permission denied"):
+        undo(folder)
+
+
 def test_nothing_to_undo(folder: Path) -> None:
     with pytest.raises(RemovalError, match=r"photos: nothing to undo, there is no .facekit-trash in it"):
         undo(folder)

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from facekit.cli.console import print_json, say
+from facekit.cli.console import count, print_json, say
 from facekit.cli.options import File, Folder, Model, Threshold
+from facekit.errors import NoFaceError
 from facekit.policy import FacePolicy
-from facekit.removal import RemovalPlan, RemovalReport, undo
+from facekit.removal import RemovalPlan, RemovalReport, check_target, undo
 
 __all__ = ["Apply", "Plan", "Undo"]
 
@@ -18,6 +19,9 @@ __all__ = ["Apply", "Plan", "Undo"]
 @dataclass(frozen=True)
 class Plan:
     """Finds the pictures of a folder that repeat a person, and plans which to remove. Moves nothing.
+
+    Without ``--threshold`` and ``--far`` it works at the false accept rate 1e-4 where the checkpoint's
+    calibration knows it, because a folder holds very many pairs; else at the checkpoint's default.
 
     Attributes:
         folder: Where to look, at any depth.
@@ -38,6 +42,7 @@ class Plan:
     json: bool = False
 
     def __call__(self) -> int:
+        check_target(self.out)
         plan = self.model.deduplication().remove_duplicates(
             self.folder,
             self.keep,
@@ -46,11 +51,19 @@ class Plan:
             faces=self.faces,
             aligned=self.aligned,
         )
+        faces, far = plan.settings["compared"], plan.settings["far"]
+        if not faces:
+            problem = f"no usable face in any of {count(len(plan.skipped), 'picture')}; nothing was written"
+            raise NoFaceError(f"{self.folder}: {problem}")
         plan.save(self.out)
         if self.json:
             print_json(plan.to_dict())
         else:
             print(plan)
+        if far is not None:
+            pairs = faces * (faces - 1) // 2
+            chance = f"up to about {far * pairs:.2g} of them reach the threshold by chance"
+            say(f"{count(pairs, 'pair')} of faces compared: {chance} (false accept rate {far:.2g})")
         say(f"Nothing was moved yet. To do it: facekit dedup apply {self.out}")
         return 0
 
