@@ -102,9 +102,211 @@ def test_convrec_in_parts_with_optimiser_and_class_weights(tmp_path: Path, resne
     payload = {
         "backbone": prefixed(resnet50, "module."),
         "embedding": head("module.", ("0", "2", "3"), dim=128, bias=False),
-        "head": {"dtype": torch.float16, "device": torch.device("cpu")},
+        "head": {"kernel": torch.randn(128, 5000)},
+        "optimizer": {"state": {0: {"exp_avg": torch.randn(2048)}}, "param_groups": [{"lr": 0.1}]},
+        "scheduler_state": {"last": torch.tensor(3)},
+        "scaler": {"scale": torch.tensor([2.0])},
     }
-    torch.save(payload, path, _use_new_zipfile_serialization=how != "legacy")
+    config = loaded(tmp_path / "x.pt", payload).config
+    assert config.embedding_dim == 128
+    assert config.sizes == {"embedding_dim": 128}
+
+
+def test_a_resnet50_without_a_known_head_is_refused(resnet50: State) -> None:
+    with pytest.raises(CheckpointError, match="no head"):
+        adapt(resnet50, path="x.pth")
+    imagenet = resnet50 | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    with pytest.raises(CheckpointError, match=r"no head.*fc\.weight"):
+        adapt(imagenet, path="x.pth")
+    two = prefixed(resnet50, "b.") | head("h.", ("0", "1", "2")) | head("g.", ("0", "1", "2"))
+    with pytest.raises(CheckpointError, match="more than one head"):
+        adapt(two, path="x.pth")
+
+
+def test_what_has_no_place_is_listed(resnet50: State) -> None:
+    state = (
+        prefixed(resnet50, "backbone.")
+        | head("head.", ("0", "1", "2"))
+        | {"gate.weight": torch.zeros(7, 9, 3)}
+    )
+    with pytest.raises(CheckpointError, match=r"gate\.weight \(7, 9, 3\)"):
+        adapt(state, path="x.pth")
+
+
+# --- VCL, FRL, facenet-pytorch, arcface_torch -------------------------------------------------------------
+
+
+def vcl(backbone: State, width: int) -> dict[str, Any]:
+    """A Lightning checkpoint with the key layout of verimsu/VCL."""
+    trunk = nn.Sequential(
+        nn.Linear(width, width),
+        nn.BatchNorm1d(width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.BatchNorm1d(width),
+    )
+    projection = {
+        f"projection_head.interpreter.{name}": tensor for name, tensor in trunk.state_dict().items()
+    }
+    for name in ("fc_mu", "fc_var"):
+        layer = nn.Linear(width, 128).state_dict()
+        projection |= {f"projection_head.{name}.{leaf}": tensor for leaf, tensor in layer.items()}
+    return {
+        "epoch": 600,
+        "global_step": 1,
+        "pytorch-lightning_version": "2.2.0",
+        "state_dict": prefixed(backbone, "backbone.") | projection,
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "lr_schedulers": [{"last_epoch": 600}],
+    }
+
+
+def test_vcl_keeps_the_backbone_and_drops_the_head(tmp_path: Path) -> None:
+    backbone = weights("resnet10t")
+    checkpoint = loaded(tmp_path / "last.ckpt", vcl(backbone, 512))
+    assert checkpoint.config.architecture == "resnet10t"
+    assert (checkpoint.config.embedding_dim, checkpoint.config.input_size) == (512, 128)
+    assert checkpoint.config.mean == (123.675, 116.28, 103.53)
+    assert all(torch.equal(tensor, backbone[name]) for name, tensor in checkpoint.model.state_dict().items())
+
+
+def test_vcl_on_vgg_gives_its_real_width() -> None:
+    state = weights("vgg11_bn", "state_dict.backbone.") | {
+        "state_dict.projection_head.fc_mu.bias": torch.zeros(128)
+    }
+    assert adapt(state, path="x").config.embedding_dim == 4096
+
+
+def test_frl_is_told_from_convrec_and_keeps_its_odd_std(tmp_path: Path, resnet50: State) -> None:
+    payload = {
+        "epoch": 400,
+        "state_dict": prefixed(resnet50, "module.base_net.")
+        | {
+            "module.projection_net.net.0.weight": torch.zeros(2048, 2048),
+            "module.projection_net.net.1.running_mean": torch.zeros(2048),
+            "module.projection_net.net.3.weight": torch.zeros(128, 2048),
+            "module.prototypes.weight": torch.zeros(3000, 128),
+        },
+        "optimizer": {"state": {}, "param_groups": []},
+        "amp": {"loss_scaler0": {"loss_scale": 65536.0}},
+    }
+    config = loaded(tmp_path / "flr_r50_vgg_face.pth", payload).config
+    assert (config.architecture, config.embedding_dim, config.input_size) == ("resnet50", 2048, 224)
+    assert [value / 255 for value in config.std] == pytest.approx([0.228, 0.224, 0.225])
+
+
+def test_facenet_pytorch_drops_its_classifier(tmp_path: Path) -> None:
+    state = weights("inception_resnet_v1")
+    payload = state | {"logits.weight": torch.zeros(8631, 512), "logits.bias": torch.zeros(8631)}
+    config = loaded(tmp_path / "20180402-114759-vggface2.pt", payload).config
+    assert (config.architecture, config.input_size, config.std) == ("inception_resnet_v1", 160, (128.0,) * 3)
+
+
+@pytest.mark.parametrize(("depth", "dim", "side"), [("18", 512, 112), ("34", 256, 112), ("18", 128, 64)])
+def test_iresnets_are_told_apart_and_say_their_sizes(depth: str, dim: int, side: int) -> None:
+    state = weights(f"iresnet{depth}", "module.", embedding_dim=dim, input_size=side)
+    config = adapt(state, path="backbone.pth").config
+    assert config.architecture == f"iresnet{depth}"
+    assert (config.embedding_dim, config.input_size, config.mean) == (dim, side, (127.5,) * 3)
+
+
+def test_old_files_without_counters_and_half_precision_load() -> None:
+    state = {
+        name: tensor.half()
+        for name, tensor in weights("iresnet18").items()
+        if not name.endswith("num_batches_tracked")
+    }
+    model = adapt(state, path="x").model
+    assert all(tensor.dtype == torch.float32 for tensor in model.parameters())
+    assert model.bn1.num_batches_tracked == 0
+
+
+def test_convert_writes_our_format_and_leaves_calibration_open(tmp_path: Path) -> None:
+    torch.save(weights("resnet10t"), tmp_path / "vcl.ckpt")
+    written = convert_checkpoint(tmp_path / "vcl.ckpt", tmp_path / "ours", license="MIT")
+    assert written.calibration is None
+    assert written.recipe["file"] == "vcl.ckpt"
+    again = load_checkpoint(tmp_path / "ours")
+    assert again.config == written
+    first = load_checkpoint(tmp_path / "vcl.ckpt")
+    x = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(x), first.model(x), rtol=0, atol=0)
+
+
+def test_a_safetensors_file_of_a_known_project_loads_too(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights("resnet10t", "backbone."), tmp_path / "vcl.safetensors")
+    assert load_checkpoint(tmp_path / "vcl.safetensors").config.architecture == "resnet10t"
+
+
+# --- nothing loads half -----------------------------------------------------------------------------------
+
+
+def test_one_missing_tensor_is_named() -> None:
+    state = weights("resnet10t")
+    del state["layer3.0.conv2.weight"]
+    with pytest.raises(CheckpointError, match=r"incomplete resnet10t.*layer3\.0\.conv2\.weight is missing"):
+        adapt(state, path="x.pth")
+
+
+def test_another_shape_is_named() -> None:
+    state = weights("resnet10t")
+    state["layer3.0.conv2.weight"] = torch.zeros(5, 5)
+    with pytest.raises(
+        CheckpointError, match=r"layer3\.0\.conv2\.weight is \(5, 5\) instead of \(256, 256, 3, 3\)"
+    ):
+        adapt(state, path="x.pth")
+
+
+def test_half_a_network_lists_ten_and_counts_the_rest() -> None:
+    state = {name: tensor for name, tensor in weights("iresnet34").items() if not name.startswith("layer3")}
+    with pytest.raises(
+        CheckpointError, match=r"no network known here, nearest is iresnet.* and \d+ more"
+    ) as caught:
+        adapt(state, path="x.pth")
+    assert str(caught.value).count("is missing") == 10
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_of_others_are_refused() -> None:
+    other = nn.Sequential(nn.Conv2d(3, 10, 3), nn.Linear(5, 5)).state_dict()
+    with pytest.raises(CheckpointError, match="of no network known here"):
+        adapt(other, path="x.pth")
+    with pytest.raises(CheckpointError, match="its 0 tensors"):
+        adapt({}, path="x.pth")
+
+
+def test_the_same_network_twice_is_a_question() -> None:
+    state = weights("resnet10t", "student.") | weights("resnet10t", "teacher.")
+    with pytest.raises(
+        CheckpointError, match=r"twice, under '(student|teacher)\.' and '(student|teacher)\.'"
+    ):
+        adapt(state, path="x.pth")
+
+
+# --- hostile and broken files -----------------------------------------------------------------------------
+
+
+class Hostile:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "bare 2", "bare 5", "renamed"])
+def test_hostile_pickles_are_refused_by_name_and_do_not_run(tmp_path: Path, how: str) -> None:
+    mark, path = tmp_path / "ran", tmp_path / ("model.onnx.pt" if how == "renamed" else "model.pth")
+    payload = {"state_dict": Hostile(mark), "epoch": 3}
+    if how.startswith("bare"):
+        path.write_bytes(pickle.dumps(payload, protocol=int(how[-1])))
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=how != "legacy")
     with pytest.raises(CheckpointError, match=r"(posix|nt)\.mkdir") as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
@@ -162,13 +364,8 @@ def test_an_old_file_with_training_state_is_read(tmp_path: Path) -> None:
             "tags": {"x"},
             "size": torch.Size([3]),
         },
-        "head": {
-            "dtype": torch.float16,
-            "device": torch.device("cpu"),
-            "weight": nn.Parameter(torch.zeros(1)),
-        },
+        "head": {"dtype": torch.float16, "device": torch.device("cpu")},
     }
-    del payload["head"]["weight"]
     torch.save(payload, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     assert load_checkpoint(tmp_path / "x.pth").config.architecture == "resnet10t"
 
