@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from facekit.checkpoint import Calibration, ModelConfig, convert_checkpoint, load_checkpoint, save_checkpoint
 from facekit.checkpoint import folder as folder_module
+from facekit.checkpoint.folder import fill
 from facekit.errors import CalibrationError, CheckpointError, SettingError
 from facekit.models import build
 
@@ -381,6 +383,36 @@ def test_damaged_checkpoints_are_refused_in_one_line(model: nn.Module, tmp_path:
     assert str(tmp_path / "x") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda tensor: tensor.long(), r"fc\.weight is torch\.int64 instead of torch\.float32"),
+        (lambda tensor: tensor.cfloat(), r"fc\.weight is torch\.complex64 instead of torch\.float32"),
+        (lambda tensor: tensor / 0, r"fc\.weight is not finite"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_named(
+    model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], problem: str
+) -> None:
+    state = model.state_dict()
+    with pytest.raises(CheckpointError, match=f"x: .*{problem}") as caught:
+        fill(CONFIG, state | {"fc.weight": change(state["fc.weight"])}, path="x")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"depths": [8192, 1, 1, 1], "widths": [8192] * 4},
+        {"depths": [8192] * 4, "widths": [8] * 4},
+    ],
+)
+def test_a_network_beyond_all_bounds_is_not_built(sizes: dict[str, Any]) -> None:
+    config = replace(CONFIG, sizes=sizes)
+    with pytest.raises(CheckpointError, match="do not fit, for more than 1,000,000,000 weights"):
+        fill(config, {}, path="x")
 
 
 def test_another_architectures_tensors_are_listed(model: nn.Module, tmp_path: Path) -> None:

@@ -106,6 +106,51 @@ def test_the_fingerprint_is_of_the_file_and_of_how_it_is_fed(tmp_path: Path) -> 
     assert len(prints) == 3
 
 
+def test_the_fingerprint_is_of_weights_beside_the_graph_too(tmp_path: Path) -> None:
+    write_graph(tmp_path / "whole.onnx")
+    onnx.save_model(
+        onnx.load(tmp_path / "whole.onnx"),
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=1024,
+    )
+    (tmp_path / "config.json").write_text(json.dumps(BESIDE))
+    first = load_checkpoint(tmp_path / "m.onnx").config.fingerprint
+    assert load_checkpoint(tmp_path / "m.onnx").config.fingerprint == first
+    (tmp_path / "beside.bin").write_bytes(b"of no matter")
+    assert load_checkpoint(tmp_path / "m.onnx").config.fingerprint == first
+    data = bytearray((tmp_path / "w.bin").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "w.bin").write_bytes(data)
+    assert load_checkpoint(tmp_path / "m.onnx").config.fingerprint != first
+
+
+def test_a_config_that_is_not_text_is_one_line(tmp_path: Path) -> None:
+    write_graph(tmp_path / "a.onnx")
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read") as caught:
+        load_checkpoint(tmp_path / "a.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_gives_text_is_no_embedder(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    texts = helper.make_tensor("texts", TensorProto.STRING, [1, 2], [b"a", b"b"])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["texts"], ["y"])],
+        "labels",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.STRING, [1, 2])],
+        [texts],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(CheckpointError, match="gives object, not floating-point numbers"):
+        OnnxModel(tmp_path / "a.onnx")
+
+
 def test_an_unknown_file_says_what_to_write(tmp_path: Path) -> None:
     write_graph(tmp_path / "a.onnx")
     with pytest.raises(CheckpointError, match=r"write .*config\.json") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -117,13 +118,31 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     }
 
 
+_MOST_WEIGHTS, _MOST_TENSORS = 1_000_000_000, 20_000  # ten times what the largest network here has
+
+
 class _Unfilled(TorchFunctionMode):
-    """Within it, the initialisation of weights leaves memory untouched and spends no random numbers."""
+    """Within it, the initialisation of weights leaves memory untouched and spends no random numbers.
+
+    A network beyond all bounds, of sizes that are each within theirs, is an error before it takes memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = self.tensors = 0
+
+    def count(self, shape: tuple[Any, ...]) -> None:
+        self.tensors += 1
+        self.weights += math.prod(shape[0] if shape and isinstance(shape[0], (tuple, list)) else shape)
+        if self.weights > _MOST_WEIGHTS or self.tensors > _MOST_TENSORS:
+            raise SettingError(f"for more than {_MOST_WEIGHTS:,} weights or {_MOST_TENSORS:,} tensors follow")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones):
+            self.count(args)
         if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
             return kwargs.get("tensor", args[0] if args else None)
         return func(*args, **kwargs)
@@ -145,7 +164,8 @@ def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.M
     """The architecture of ``config`` with exactly the tensors of ``state`` (counters may lack), in eval mode.
 
     Raises:
-        CheckpointError: no such architecture, or names or shapes differ.
+        CheckpointError: no such architecture, names, shapes or kinds of number differ, or a weight is not
+            finite.
     """
     try:
         model = blank(config.architecture, config.sizes)
@@ -162,12 +182,20 @@ def fill(config: ModelConfig, state: Mapping[str, Tensor], *, path: str) -> nn.M
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
+    wrong += [
+        f"{name} is {state[name].dtype} instead of {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point()
+    ]
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors do not fit {config.architecture}: {'; '.join(wrong[:10])}{more}",
             path=path,
         )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {name} is not finite; copy the file again", path=path)
     model.load_state_dict(state, assign=True)
     return model.eval()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -117,9 +119,12 @@ class OnnxModel:
 
     def _run(self, batch: _Array) -> _Array:
         try:
-            return np.asarray(self._session.run(None, {self._input: batch})[0])
+            vectors = np.asarray(self._session.run(None, {self._input: batch})[0])
         except Exception as error:  # onnxruntime's classes share no base but Exception
             raise _not_an_embedder(self.path, f"input {batch.shape} fails ({_line(error)})") from None
+        if vectors.dtype.kind != "f":
+            raise _not_an_embedder(self.path, f"it gives {vectors.dtype}, not floating-point numbers")
+        return vectors
 
     def _run_each(self, batch: _Array) -> _Array:
         """A batch picture by picture, on the CPU several at a time."""
@@ -152,7 +157,11 @@ def load_onnx(path: Path) -> tuple[OnnxModel, ModelConfig]:
     beside = path.with_name("config.json")
     digest = file_digest(path)
     if beside.is_file():
-        config = ModelConfig.from_json(beside.read_text(encoding="utf-8"), path=str(beside))
+        try:
+            text = beside.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{beside}: cannot be read ({error})", path=str(beside)) from None
+        config = ModelConfig.from_json(text, path=str(beside))
     elif digest in KNOWN_FILES:
         config = KNOWN_FILES[digest]
     else:
@@ -167,12 +176,31 @@ def load_onnx(path: Path) -> tuple[OnnxModel, ModelConfig]:
             f"{path}: embedding_dim is {model.embedding_dim}, its config says {config.embedding_dim}",
             path=str(path),
         )
-    return model, replace(config, fingerprint=_fingerprint(digest, config))
+    digests = [digest, *(file_digest(file) for file in _files_beside(path))]
+    return model, replace(config, fingerprint=_fingerprint(" ".join(digests), config))
 
 
 def _fingerprint(digest: str, config: ModelConfig) -> str:
     how = json.dumps([digest, config.input_size, config.color, config.mean, config.std, config.flip_average])
     return f"onnx-{hashlib.sha256(how.encode()).hexdigest()[:12]}"
+
+
+def _files_beside(path: Path) -> list[Path]:
+    """The files in which a graph keeps weights that are not in the graph's own file, sorted.
+
+    A tensor names its file in an entry ``{key: "location", value: name}``. Protobuf writes the two fields one
+    after the other, so that entries are found without parsing all that may surround them; bytes that only
+    look like one count where a file of that name exists, and then do no harm.
+    """
+    entry = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])", re.DOTALL)
+    names = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        for found in entry.finditer(graph):
+            low, *high = found[1]
+            length = low if not high else (low & 0x7F) | high[0] << 7  # a varint
+            names.add(graph[found.end() : found.end() + length])
+    texts = sorted(name.decode(errors="surrogateescape") for name in names if b"\0" not in name)
+    return [path.parent / text for text in texts if (path.parent / text).is_file()]
 
 
 def file_digest(path: Path) -> str:
