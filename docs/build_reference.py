@@ -44,8 +44,9 @@ SECTIONS = {
         checkpoint.push_checkpoint checkpoint.Checkpoint checkpoint.ModelConfig checkpoint.Calibration""",
     "Thresholds": "threshold.choose_threshold threshold.Threshold",
     "What is a checkpoint worth?": """evaluate.load_pairs evaluate.evaluate_pairs
-        evaluate.VerificationReport evaluate.roc evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy
-        evaluate.best_threshold""",
+        evaluate.VerificationReport evaluate.confidence_intervals evaluate.Intervals evaluate.bootstrap
+        evaluate.evaluate_search evaluate.SearchReport evaluate.identities evaluate.roc
+        evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy evaluate.best_threshold""",
     "Vectors": """similarity similarity.cosine similarity.top_k similarity.pairs_above
         similarity.pair_blocks similarity.Index grouping.group_pairs""",
     "Pictures for people": """report.draw_faces report.contact_sheet report.save_picture report.Mark

@@ -15,7 +15,10 @@ from facekit.errors import EvaluationError
 from facekit.evaluate import (
     VerificationReport,
     best_threshold,
+    bootstrap,
+    confidence_intervals,
     evaluate_pairs,
+    evaluate_search,
     kfold_accuracy,
     roc,
     roc_of_people,
@@ -267,6 +270,7 @@ class TestReport:
             "eer": 0.0,
             "tar_at_far": {"0.5": 1.0, "1e-05": None},
             "pairs": {"genuine": 2, "impostor": 2, "missing": 0},
+            "intervals": None,
         }
 
     def test_a_pair_without_a_face_counts_as_two_people(self) -> None:
@@ -300,3 +304,150 @@ class TestReport:
     def test_bad_input(self, scores: Any, same: Any, folds: Any, message: str) -> None:
         with pytest.raises(EvaluationError, match=message):
             evaluate_pairs(scores, same, folds)
+
+
+def draw_people(rng: np.random.Generator, people: int, shared: float) -> tuple[Any, Any, Any]:
+    """Scores, kinds and people of all pairs of two pictures each; a person's pairs share what is hard."""
+    hard = rng.normal(0, shared, people)
+    who = np.repeat(np.arange(people), 2)
+    a, b = (who[side] for side in np.triu_indices(len(who), 1))
+    scores = rng.normal(0, 1 - shared, len(a)) + np.where(a == b, 1.5 + 2 * hard[a], hard[a] + hard[b])
+    return scores, a == b, np.stack([a, b], axis=1)
+
+
+class TestIntervals:
+    @pytest.mark.parametrize("shared", [0.0, 0.5], ids=["pairs err alone", "people err"])
+    def test_hold_the_truth_as_often_as_they_promise(self, shared: float) -> None:
+        worlds = [draw_people(np.random.default_rng([1, k]), 40, shared) for k in range(200)]
+        scores, same = (np.concatenate([world[part] for world in worlds]) for part in (0, 1))
+        curve = roc(scores[same], scores[~same])
+        truth = curve.auc, curve.eer, curve.tar_at_far(0.1)
+        held = [
+            inside(confidence_intervals(*world, fars=[0.1], replicates=50), truth) for world in worlds[:40]
+        ]
+        rates = np.mean(held, axis=0)
+        # promised is 0.95; of 40 people who differ so much, about 0.9 is reached
+        assert 0.85 < rates.mean() <= 0.995, rates
+
+    def test_pictures_more_of_the_same_people_promise_nothing(self) -> None:
+        scores, same, people = draw_people(np.random.default_rng(0), 40, 0.3)
+        once = confidence_intervals(scores, same, people, fars=[0.1])
+        often = confidence_intervals(
+            *(np.repeat(part, 4, axis=0) for part in (scores, same, people)), fars=[0.1]
+        )
+        assert once == often
+
+    def test_of_the_mean_of_impostors_is_the_textbook_one(self) -> None:
+        # f(a) + f(b) over all pairs: the variance of the mean is 4 var(f) / n
+        rng = np.random.default_rng(0)
+        values = rng.normal(0, 1, 200)
+        a, b = np.triu_indices(200, 1)
+        people = np.concatenate([np.stack([a, b], 1), np.stack([np.arange(200)] * 2, 1)])
+        same = people[:, 0] == people[:, 1]
+        score = values[people].sum(1)
+        (ends,) = bootstrap(
+            lambda times: [np.average(score[~same], weights=times[~same])], same, people, replicates=600
+        )
+        assert ends is not None
+        assert ends[1] - ends[0] == pytest.approx(2 * 1.96 * 2 * values.std() / math.sqrt(200), rel=0.1)
+
+    def test_of_pairs_without_a_common_person_is_that_of_a_share(self) -> None:
+        people = np.arange(2000).reshape(-1, 2)
+        same = np.arange(1000) < 500
+        people[same, 1] = people[same, 0]
+        wrong = np.arange(1000) % 5 == 0
+        (ends,) = bootstrap(
+            lambda times: [np.average(wrong[~same], weights=times[~same])], same, people, replicates=1000
+        )
+        assert ends is not None
+        assert ends[1] - ends[0] == pytest.approx(2 * 1.96 * math.sqrt(0.2 * 0.8 / 500), rel=0.2)
+
+    def test_are_the_same_every_time_and_surround_the_figures(self) -> None:
+        scores, same, people = draw_people(np.random.default_rng(0), 40, 0.2)
+        report = evaluate_pairs(scores, same, people=people)
+        found = report.intervals
+        assert found == evaluate_pairs(scores, same, people=people).intervals
+        assert found is not None
+        assert (found.people, found.confidence) == (40, 0.95)
+        for ends, value in (
+            (found.accuracy, report.accuracy),
+            (found.auc, report.auc),
+            (found.eer, report.eer),
+            (found.tar_at_far[1e-2], report.tar_at_far[1e-2]),
+        ):
+            assert ends is not None
+            assert 0 <= ends[0] <= value <= ends[1] <= 1
+            assert ends[1] - ends[0] < 0.4
+        assert found.tar_at_far[1e-3] is None  # three false accepts
+        json.dumps(report.to_dict())
+
+    def test_a_pair_that_stands_for_several_counts_as_these(self) -> None:
+        scores, same, people = draw_people(np.random.default_rng(0), 20, 0.2)
+        twice = [np.concatenate([part, part]) for part in (scores, same, people)]
+        once = confidence_intervals(scores, same, people, weights=np.full(len(scores), 2), fars=[0.1])
+        assert once == confidence_intervals(*twice, fars=[0.1])
+
+    def test_no_error_says_nothing(self) -> None:
+        people = np.array([[0, 0], [1, 1], [2, 2], [0, 1], [1, 2], [0, 2]])
+        same = people[:, 0] == people[:, 1]
+        found = evaluate_pairs(np.where(same, 0.9, 0.1), same, people=people).intervals
+        assert found is not None
+        assert (found.accuracy, found.auc, found.eer) == (None, None, None)
+
+    @pytest.mark.parametrize(
+        ("people", "confidence", "message"),
+        [
+            ([[0, 0]], 0.95, "give two people a pair"),
+            ([[0, 0], [1, 2]], 1.0, "confidence is 1"),
+            ([[0, 1], [0, 1]], 0.95, "contradict"),
+            ([[0, 0], [0, 1]], 0.95, "2 people are too few"),
+        ],
+    )
+    def test_bad_people(self, people: Any, confidence: float, message: str) -> None:
+        with pytest.raises(EvaluationError, match=message):
+            bootstrap(lambda times: [0.0], [True, False], people, confidence=confidence)
+
+
+def inside(found: Any, truth: tuple[float, ...]) -> list[bool]:
+    ends = (found.auc, found.eer, found.tar_at_far[0.1])
+    return [end is not None and end[0] <= value <= end[1] for end, value in zip(ends, truth, strict=True)]
+
+
+class TestSearch:
+    @settings(deadline=None, max_examples=40)
+    @given(st.integers(3, 30), st.integers(0, 2**32 - 1))
+    def test_is_a_plain_loop_over_searches(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        labels = ["a", "a", "b", *rng.choice(list("abcde"), n - 3)]
+        vectors = unit(rng.standard_normal((n, 4)))
+        enrolled: dict[str, int] = {}
+        for row, label in enumerate(labels):
+            enrolled.setdefault(label, row)
+        searches = []
+        for row, label in enumerate(labels):
+            if row != enrolled[label]:
+                scores = {name: float(vectors[row] @ vectors[at]) for name, at in enrolled.items()}
+                own = scores.pop(label)
+                searches.append((own, max(scores.values())))
+        report = evaluate_search(vectors, labels, fpirs=[0.5, 0.1])
+        assert (report.gallery, report.probes) == (len(enrolled), len(searches))
+        assert report.rank1 == pytest.approx(np.mean([own > other for own, other in searches]))
+        for fpir, tpir in report.tpir_at_fpir.items():
+            if fpir * len(searches) < 1:
+                assert tpir is None
+                continue
+            every = sorted(value for search in searches for value in search)
+            low = min(t for t in every if np.mean([other >= t - 1e-7 for _, other in searches]) <= fpir)
+            expected = np.mean([own > other and own >= low - 1e-7 for own, other in searches])
+            assert tpir == pytest.approx(expected)
+        json.dumps(report.to_dict())
+
+    def test_bad_sets(self) -> None:
+        vectors = unit(np.random.default_rng(0).standard_normal((3, 4)))
+        for labels, message in (
+            ("abc", "3 people and 0 further"),
+            ("aaa", "1 people and 2"),
+            ("ab", "2 labels"),
+        ):
+            with pytest.raises(EvaluationError, match=message):
+                evaluate_search(vectors, list(labels))

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from facekit.errors import EvaluationError
-from facekit.evaluate import Pair, load_pairs
+from facekit.evaluate import Pair, identities, load_pairs
 
 LFW = """2\t2
 Ann\t1\t2
@@ -40,10 +41,15 @@ class TestLFW:
         assert [pair.same for pair in pairs] == [True, True, False, False] * 2
         assert [pair.fold for pair in pairs] == [0] * 4 + [1] * 4
         assert pairs[3] == Pair(
-            folder / "Bob" / "Bob_0001.jpg", folder / "Cat_Doe" / "Cat_Doe_0012.jpg", False, 0
+            folder / "Bob" / "Bob_0001.jpg",
+            folder / "Cat_Doe" / "Cat_Doe_0012.jpg",
+            False,
+            0,
+            ("Bob", "Cat_Doe"),
         )
-        a, b, same, fold = pairs[5]
+        a, b, same, fold, people = pairs[5]
         assert (a.name, b.name, same, fold) == ("Cat_Doe_0012.jpg", "Cat_Doe_0003.jpg", True, 1)
+        assert people == ("Cat_Doe", "Cat_Doe")
 
     def test_a_header_without_folds(self, folder: Path) -> None:
         text = "1\nAnn 1 2\nAnn 1 Bob 1\n\n"
@@ -108,6 +114,10 @@ class TestCSV:
             Pair(folder / "Ann/Ann_0001.jpg", folder / "Bob/Bob_0001.jpg", False, 4),
         ]
 
+    def test_names_of_people(self, folder: Path) -> None:
+        text = "a,b,same,person_a,person_b\nAnn/Ann_0001.jpg,Bob/Bob_0001.jpg,0,Ann, Bob\n"
+        assert load_pairs(written(folder, "p.csv", text), folder)[0].people == ("Ann", "Bob")
+
     def test_without_folds(self, folder: Path) -> None:
         text = 'a,b,same\n"Ann/Ann_0001.jpg",Bob/Bob_0001.jpg,0\n'
         assert [pair.fold for pair in load_pairs(written(folder, "p.csv", text), folder)] == [None]
@@ -121,6 +131,11 @@ class TestCSV:
             ("a,b,same\nAnn/Ann_0001.jpg\n", "line 2 has same = None"),
             ("a,b,same,fold\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,1,x\n", "line 2 has fold = 'x'"),
             ("a,b,same,fold\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,1\n", "line 2 has fold = None"),
+            ("a,b,same,person_a\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,1,Ann\n", "line 2 has person_a = 'Ann'"),
+            (
+                "a,b,same,person_a,person_b\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,0,Ann,Ann\n",
+                "person_b = 'Ann': name the people, two",
+            ),
             ("a,b,same\nAnn/Ann_0001.jpg,,1\n", "line 2 names ''"),
             ("a,b,same\nAnn/Ann_0001.jpg,Dan.jpg,1\n", "line 2 names 'Dan.jpg'"),
             ("a,b,same\nAnn/Ann_0001.jpg,../outside.jpg,1\n", "line 2 leads out of"),
@@ -137,6 +152,22 @@ class TestCSV:
         with pytest.raises(EvaluationError, match=message) as caught:
             load_pairs(file, folder)
         assert "\n" not in str(caught.value)
+
+
+class TestIdentities:
+    def test_by_name(self) -> None:
+        a, b, c = map(Path, "abc")
+        pairs = [Pair(a, b, True, None, ("y", "y")), Pair(a, c, False, None, ("y", "x"))]
+        assert identities(pairs).tolist() == [[1, 1], [1, 0]]
+
+    def test_without_names_by_what_pairs_connect(self) -> None:
+        a, b, c, d, e = map(Path, "abcde")
+        links = [(a, b, True), (c, d, False), (b, d, True), (e, c, False), (a, e, False)]
+        found = identities([Pair(*link, None) for link in links])
+        number = {a: found[0, 0], c: found[1, 0], e: found[3, 0]}
+        assert len(set(number.values())) == 3
+        expected = [[a, a], [c, a], [a, a], [e, c], [a, e]]
+        np.testing.assert_array_equal(found, [[number[x], number[y]] for x, y in expected])
 
 
 class TestFiles:

@@ -15,7 +15,16 @@ from facekit.cli.console import count, print_json, table
 from facekit.cli.options import Model
 from facekit.encode import EncodedImage
 from facekit.errors import EvaluationError
-from facekit.evaluate import Pair, VerificationReport, evaluate_pairs, load_pairs
+from facekit.evaluate import (
+    Interval,
+    Pair,
+    SearchReport,
+    VerificationReport,
+    evaluate_pairs,
+    evaluate_search,
+    identities,
+    load_pairs,
+)
 from facekit.face import Embedding
 from facekit.policy import FacePolicy
 from facekit.similarity import cosine
@@ -31,7 +40,7 @@ class Evaluate:
     picture has no face counts as told to be two people.
 
     Attributes:
-        pairs: LFW's pairs.txt, or a .csv with the columns a, b, same and perhaps fold.
+        pairs: LFW's pairs.txt, or a .csv with the columns a, b, same, and perhaps fold, person_a, person_b.
         images: The folder of the pictures: NAME/NAME_0001.jpg or NAME_0001.jpg for LFW's file, else as the
             .csv says.
         faces: Which face counts where a picture has several; LFW's people stand in the centre.
@@ -54,7 +63,10 @@ class Evaluate:
         stream = encoder.stream(pictures, faces=self.faces, aligned=self.aligned, progress=None)
         found, lost = _one_face_each(stream)
         seconds = time.monotonic() - began
-        report = evaluate_pairs(_scores(pairs, found), [pair.same for pair in pairs], _folds(pairs))
+        report = evaluate_pairs(
+            _scores(pairs, found), [pair.same for pair in pairs], _folds(pairs), people=identities(pairs)
+        )
+        search = _search(pairs, found)
         run: dict[str, Any] = {
             "pictures": {"total": len(pictures), "without_face": lost},
             "seconds": round(seconds, 3),
@@ -62,9 +74,9 @@ class Evaluate:
             "checkpoint": encoder.checkpoint_fingerprint,
         }
         if self.json:
-            print_json({**report.to_dict(), **run})
+            print_json({**report.to_dict(), "search": search and search.to_dict(), **run})
         else:
-            print(_page(report, run))
+            print(_page(report, search, run))
         return 0
 
 
@@ -102,21 +114,64 @@ def _folds(pairs: Sequence[Pair]) -> list[int] | None:
     return folds if len(folds) == len(pairs) else None
 
 
-def _page(report: VerificationReport, run: dict[str, Any]) -> str:
+def _search(pairs: Sequence[Pair], found: dict[Path, Embedding]) -> SearchReport | None:
+    """How well the people are found; None without names, or with no second picture of anybody."""
+    named = {path: name for pair in pairs for path, name in zip(pair[:2], pair.people or (), strict=False)}
+    seen = {path: name for path, name in named.items() if path in found}
+    if len(set(named.values())) < 2 or len(set(seen.values())) in (0, 1, len(seen)):
+        return None
+    return evaluate_search(np.stack([found[path] for path in seen]), list(seen.values()))
+
+
+def _page(report: VerificationReport, search: SearchReport | None, run: dict[str, Any]) -> str:
     total, lost = run["pictures"]["total"], run["pictures"]["without_face"]
-    seconds = run["seconds"]
+    seconds, known = run["seconds"], report.intervals
     rows = [
         (
             "accuracy",
-            f"{report.accuracy:.4f} +- {report.standard_error:.4f} ({count(len(report.folds), 'fold')})",
+            f"{report.accuracy:.4f} +- {report.standard_error:.4f} ({count(len(report.folds), 'fold')})"
+            + _ends(None if known is None else known.accuracy),
         ),
         ("threshold", f"{report.threshold:.4f} (mean of the folds)"),
-        ("AUC", f"{report.auc:.4f}"),
-        ("EER", f"{report.eer:.4f}"),
-        *((f"TAR@FAR={far:g}", f"{tar:.4f}") for far, tar in report.tar_at_far.items() if tar is not None),
+        ("AUC", f"{report.auc:.4f}{_ends(None if known is None else known.auc)}"),
+        ("EER", f"{report.eer:.4f}{_ends(None if known is None else known.eer)}"),
+        *(
+            (
+                f"TAR@FAR={far:g}",
+                _rate(tar, 1 / far) + _ends(None if known is None else known.tar_at_far[far]),
+            )
+            for far, tar in report.tar_at_far.items()
+        ),
+        *_search_rows(search),
         ("pairs", f"{report.genuine:,} of one person, {report.impostor:,} of two"),
         ("faces", f"in {total - len(lost):,} of {total:,} pictures; {count(report.missing, 'pair')} without"),
         ("time", f"{seconds:.1f} s on {run['device']}, {total / max(seconds, 1e-3):.1f} pictures a second"),
         ("checkpoint", run["checkpoint"]),
     ]
-    return "\n".join([table(rows), *(f"  lost: {name}: {why}" for name, why in list(lost.items())[:10])])
+    note = (
+        []
+        if known is None
+        else [f"  [ ]: {known.confidence:.0%} of tests with {known.people:,} other people"]
+    )
+    return "\n".join(
+        [table(rows), *note, *(f"  lost: {name}: {why}" for name, why in list(lost.items())[:10])]
+    )
+
+
+def _search_rows(search: SearchReport | None) -> list[tuple[str, str]]:
+    if search is None:
+        return []
+    size = f"{count(search.probes, 'search', 'searches')} among {search.gallery:,} people"
+    rates = search.tpir_at_fpir.items()
+    return [
+        ("found first", f"{search.rank1:.4f} of {size}"),
+        *((f"TPIR@FPIR={fpir:g}", _rate(tpir, 1 / fpir, "searches")) for fpir, tpir in rates),
+    ]
+
+
+def _rate(value: float | None, needed: float, of: str = "pairs of two people") -> str:
+    return f"needs at least {needed:,.0f} {of}" if value is None else f"{value:.4f}"
+
+
+def _ends(interval: Interval) -> str:
+    return "" if interval is None else f"  [{interval[0]:.4f}, {interval[1]:.4f}]"

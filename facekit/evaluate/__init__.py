@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from facekit.evaluate.pairs import Pair, load_pairs
+from facekit.evaluate.intervals import Interval, Intervals, bootstrap, confidence_intervals
+from facekit.evaluate.pairs import Pair, identities, load_pairs
 from facekit.evaluate.roc import FARS, ROC, roc, roc_of_people
+from facekit.evaluate.search import SearchReport, evaluate_search
 from facekit.evaluate.verification import (
     VerificationReport,
     best_threshold,
@@ -14,10 +16,17 @@ from facekit.evaluate.verification import (
 __all__ = [
     "FARS",
     "ROC",
+    "Interval",
+    "Intervals",
     "Pair",
+    "SearchReport",
     "VerificationReport",
     "best_threshold",
+    "bootstrap",
+    "confidence_intervals",
     "evaluate_pairs",
+    "evaluate_search",
+    "identities",
     "kfold_accuracy",
     "load_pairs",
     "roc",

@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facekit.errors import EvaluationError
 
-__all__ = ["Pair", "load_pairs"]
+__all__ = ["Pair", "identities", "load_pairs"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
 
 
 class Pair(NamedTuple):
-    """Two pictures, whether they show one person, and the fold of the protocol (None: it has none)."""
+    """Two pictures, and what the protocol says about them.
+
+    Attributes:
+        a: one picture.
+        b: the other.
+        same: whether they show one person.
+        fold: the number of the fold; None where there are none.
+        people: the names of the two people; None where the protocol has no names.
+    """
 
     a: Path
     b: Path
     same: bool
     fold: int | None
+    people: tuple[str, str] | None = None
+
+
+def identities(pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """A number for each of the people in the pairs, (n, 2).
+
+    Without names, pictures that pairs of one person connect are of one person, and all others of others.
+    """
+    if all(pair.people is not None for pair in pairs):
+        names = np.array([pair.people for pair in pairs]).reshape(-1, 2)
+        return np.unique(names, return_inverse=True)[1].reshape(-1, 2)
+    first: dict[Path, Path] = {}  # picture -> another one of the same person, and so on to the first
+
+    def origin(path: Path) -> Path:
+        while (before := first.setdefault(path, path)) != path:
+            first[path] = first[before]
+            path = before
+        return path
+
+    for pair in pairs:
+        if pair.same:
+            first[origin(pair.a)] = origin(pair.b)
+    numbers: dict[Path, int] = {}
+    return np.array(
+        [[numbers.setdefault(origin(side), len(numbers)) for side in pair[:2]] for pair in pairs]
+    ).reshape(-1, 2)
 
 
 def load_pairs(file: str | Path, folder: str | Path) -> list[Pair]:
     """Reads the pairs of a verification protocol, and finds their pictures.
 
-    A file that ends in ``.csv`` has the columns ``a,b,same`` and perhaps ``fold``: two paths inside the
-    folder, 1 or 0 (true or false), and a number. Any other is in LFW's format (``pairs.txt``): a line
+    A file that ends in ``.csv`` has the columns ``a,b,same``, two paths inside the folder and 1 or 0 (true
+    or false); perhaps also ``fold``, a number, and ``person_a,person_b``, the people's names. Any other is
+    in LFW's format (``pairs.txt``): a line
     with the number of folds and of pairs of each kind in a fold, or with the latter alone; then, fold
     by fold, the pairs ``name i j`` of one person and the pairs ``name i name j`` of two. The pictures
     are ``name/name_0001.jpg`` or ``name_0001.jpg`` in the folder (also .jpeg, .png, .webp).
@@ -68,11 +106,9 @@ class _PairsFile:
             same = within < each
             if len(words) != (3 if same else 4) or not all(_is_count(word) for word in (words[1], words[-1])):
                 raise self.error(number, f"is not a pair {'name i j' if same else 'name i name j'}")
-            a, b = (
-                self.lfw_picture(number, *words[:2]),
-                self.lfw_picture(number, words[0 if same else 2], words[-1]),
-            )
-            yield Pair(a, b, same, None if folds is None else fold)
+            people = words[0], words[0 if same else 2]
+            a, b = (self.lfw_picture(number, *at) for at in zip(people, (words[1], words[-1]), strict=True))
+            yield Pair(a, b, same, None if folds is None else fold, people)
 
     def lfw_picture(self, number: int, name: str, index: str) -> Path:
         stem = f"{name}_{int(index):04d}"
@@ -92,7 +128,17 @@ class _PairsFile:
             if "fold" in row and not _is_count(fold or ""):
                 raise self.error(number, f"has fold = {fold!r}: give a number, or no such column")
             a, b = (self.picture(number, [row[side] or ""]) for side in "ab")
-            yield Pair(a, b, same, None if fold is None else int(fold))
+            yield Pair(a, b, same, None if fold is None else int(fold), self.people(number, row, same))
+
+    def people(self, number: int, row: dict[str, str], same: bool) -> tuple[str, str] | None:
+        """The names of a row of the CSV, where it has such columns."""
+        if not {"person_a", "person_b"} & set(row):
+            return None
+        a, b = ((row.get(f"person_{side}") or "").strip() for side in "ab")
+        if not a or not b or (a == b) != same:
+            said = "one person" if same else "two"
+            raise self.error(number, f"has person_a = {a!r}, person_b = {b!r}: name the people, {said}")
+        return a, b
 
     def picture(self, number: int, names: list[str]) -> Path:
         """The first of these files that exists in the folder."""

@@ -103,7 +103,7 @@ def roc(genuine: ArrayLike, impostor: ArrayLike) -> ROC:
     sides = [_scores(genuine, "genuine"), _scores(impostor, "impostor")]
     values, place = np.unique(np.concatenate(sides), return_inverse=True)
     counts = (np.bincount(part, minlength=len(values)) for part in np.split(place, [len(sides[0])]))
-    return _roc_of_counts(values, *counts)
+    return roc_of_counts(values, *counts)
 
 
 def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, block: int = 1024) -> ROC:
@@ -129,7 +129,7 @@ def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, bloc
     for bins, same in _tiles(vectors, people, block):
         genuine += np.bincount(bins[same], minlength=len(genuine))
         every += np.bincount(bins, minlength=len(every))
-    return _roc_of_counts(np.arange(-_BINS, _BINS + 1) / _BINS, genuine, every - genuine)
+    return roc_of_counts(np.arange(-_BINS, _BINS + 1) / _BINS, genuine, every - genuine)
 
 
 def _scores(given: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -139,13 +139,11 @@ def _scores(given: ArrayLike, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def _roc_of_counts(
-    values: NDArray[np.float64], genuine: NDArray[np.int64], impostor: NDArray[np.int64]
-) -> ROC:
+def roc_of_counts(values: NDArray[np.float64], genuine: NDArray[Any], impostor: NDArray[Any]) -> ROC:
     """The ROC of scores that occur so many times; ``values`` ascend."""
     if not genuine.sum() or not impostor.sum():
         raise EvaluationError(
-            f"{genuine.sum()} genuine and {impostor.sum()} impostor pairs: give at least one of each"
+            f"{genuine.sum():g} genuine and {impostor.sum():g} impostor pairs: give at least one of each"
         )
     occurs = np.flatnonzero(genuine + impostor)[::-1]
     above = values[occurs[0] + 1] if occurs[0] + 1 < len(values) else np.nextafter(values[-1], np.inf)

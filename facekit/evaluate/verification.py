@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facekit.errors import EvaluationError
+from facekit.evaluate.intervals import Intervals, confidence_intervals
 from facekit.evaluate.roc import FARS, roc
 
 __all__ = ["VerificationReport", "best_threshold", "evaluate_pairs", "kfold_accuracy"]
@@ -73,6 +74,8 @@ class VerificationReport:
         genuine: number of pairs of one person.
         impostor: number of pairs of two people.
         missing: number of pairs of which a picture had no face; these count as told to be two people.
+        intervals: how far to trust the figures; None where nobody said whom the pictures show, or they are
+            fewer than three people.
     """
 
     accuracy: float
@@ -85,6 +88,7 @@ class VerificationReport:
     genuine: int
     impostor: int
     missing: int
+    intervals: Intervals | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON; rates become text, as in ``"0.001"``."""
@@ -99,6 +103,7 @@ class VerificationReport:
             "eer": self.eer,
             "tar_at_far": {f"{far:g}": tar for far, tar in self.tar_at_far.items()},
             "pairs": {"genuine": self.genuine, "impostor": self.impostor, "missing": self.missing},
+            "intervals": None if self.intervals is None else self.intervals.to_dict(),
         }
 
 
@@ -107,6 +112,7 @@ def evaluate_pairs(
     same: ArrayLike,
     folds: ArrayLike | None = None,
     *,
+    people: ArrayLike | None = None,
     fars: Sequence[float] = FARS,
 ) -> VerificationReport:
     """All figures of a verification protocol.
@@ -118,6 +124,7 @@ def evaluate_pairs(
         scores: (n,) similarities in [-1, 1]; NaN where there is none.
         same: (n,) whether a pair is of one person.
         folds: (n,) the number of each pair's fold; by default ten are made, of neighbouring pairs.
+        people: (n, 2) whom the two pictures of each pair show, for confidence intervals.
         fars: the rates for TAR at FAR.
 
     Raises:
@@ -133,6 +140,10 @@ def evaluate_pairs(
     if numbers.shape != known.shape:
         raise EvaluationError(f"scores {known.shape} and folds {numbers.shape}: give one of each a pair")
     accuracies, thresholds = kfold_accuracy(known, truth, numbers)
+    at = thresholds[np.unique(numbers, return_inverse=True)[1].reshape(-1)]
+    intervals = None
+    if people is not None and len(np.unique(np.asarray(people))) > 2:
+        intervals = confidence_intervals(known, truth, people, right=(known >= at) == truth, fars=fars)
     return VerificationReport(
         accuracy=float(accuracies.mean()),
         standard_error=float(accuracies.std(ddof=1) / math.sqrt(len(accuracies))),
@@ -144,6 +155,7 @@ def evaluate_pairs(
         genuine=curve.genuine,
         impostor=curve.impostor,
         missing=int(missing.sum()),
+        intervals=intervals,
     )
 
 

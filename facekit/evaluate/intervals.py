@@ -1,0 +1,196 @@
+"""How far figures would move with other people in the test: intervals from a bootstrap by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facekit.errors import EvaluationError
+from facekit.evaluate.roc import FARS, ROC, roc_of_counts
+
+__all__ = ["Interval", "Intervals", "bootstrap", "confidence_intervals"]
+
+Interval: TypeAlias = "tuple[float, float] | None"
+"""Lower and upper end; None where nothing varied, as where no pair is told wrong: that says nothing."""
+
+_ACCEPTS = 10  # false accepts that a rate must mean; a threshold that hangs on fewer has no honest interval
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Where the figures of a :class:`VerificationReport` lie, had other people been photographed.
+
+    Attributes:
+        confidence: the share of such tests whose interval holds the true figure, such as 0.95.
+        people: number of identities that were resampled.
+        accuracy: of the accuracy, the folds' thresholds held; None where there are no folds.
+        auc: of the area under the ROC.
+        eer: of the equal error rate.
+        tar_at_far: FAR -> interval of TAR; None also for rates that mean fewer than ten false accepts.
+    """
+
+    confidence: float
+    people: int
+    accuracy: Interval
+    auc: Interval
+    eer: Interval
+    tar_at_far: Mapping[float, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The intervals as plain values for JSON; rates become text, as in ``"0.001"``."""
+        return {
+            "confidence": self.confidence,
+            "people": self.people,
+            "accuracy": self.accuracy,
+            "auc": self.auc,
+            "eer": self.eer,
+            "tar_at_far": {f"{far:g}": ends for far, ends in self.tar_at_far.items()},
+        }
+
+
+def confidence_intervals(
+    scores: ArrayLike,
+    same: ArrayLike,
+    people: ArrayLike,
+    *,
+    right: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    fars: Sequence[float] = FARS,
+    confidence: float = 0.95,
+    replicates: int = 300,
+    seed: int = 0,
+) -> Intervals:
+    """Intervals of the figures of scored pairs, by :func:`bootstrap`.
+
+    Args:
+        scores: (n,) similarities.
+        same: (n,) whether a pair is of one person.
+        people: (n, 2) whom the two pictures of each pair show.
+        right: (n,) whether a pair was told right, for the accuracy.
+        weights: (n,) how many pairs each stands for, where these are a sample; by default 1.
+        fars: the rates for TAR at FAR.
+        confidence: in (0, 1).
+        replicates: how often the people are drawn; more makes the ends steadier.
+        seed: of the draws; the same gives the same intervals.
+
+    Raises:
+        EvaluationError: as for :func:`bootstrap`; where there are no pairs of one of the kinds.
+    """
+    known, truth = np.asarray(scores, np.float64), np.asarray(same, np.bool_)
+    stand_for = np.ones(len(known)) if weights is None else np.asarray(weights, np.float64)
+    told = None if right is None else np.asarray(right, np.bool_)
+    values, place = np.unique(known, return_inverse=True)
+    counts = tuple(round(stand_for[kind].sum()) for kind in (truth, ~truth))
+    share = counts[0] / max(1, sum(counts))
+
+    def curve_of(drawn: NDArray[np.float64]) -> ROC:
+        sides = (np.bincount(place[kind], drawn[kind], len(values)) for kind in (truth, ~truth))
+        return replace(roc_of_counts(values, *sides), genuine=counts[0], impostor=counts[1])
+
+    rates = [far for far in fars if curve_of(stand_for).reaches(far / _ACCEPTS)]
+
+    def figures(times: NDArray[np.float64]) -> list[float]:
+        drawn = stand_for * times
+        curve = curve_of(drawn)
+        accuracy = np.nan
+        if told is not None:  # the protocol fixes how many pairs are of each kind
+            kinds = (np.average(told[kind], weights=drawn[kind]) for kind in (truth, ~truth))
+            accuracy = float(np.dot((share, 1 - share), list(kinds)))
+        return [accuracy, curve.auc, curve.eer, *(curve.tar_at_far(far) for far in rates)]
+
+    ends = bootstrap(figures, truth, people, confidence=confidence, replicates=replicates, seed=seed)
+    accuracy, auc, eer, *tars = [e and (max(0.0, e[0]), min(1.0, e[1])) for e in ends]
+    tar_at_far = dict.fromkeys(fars) | dict(zip(rates, tars, strict=True))
+    number = len(np.unique(np.asarray(people)))
+    return Intervals(confidence, number, accuracy, auc, eer, tar_at_far)
+
+
+def bootstrap(
+    figures: Callable[[NDArray[np.float64]], Sequence[float]],
+    same: ArrayLike,
+    people: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    replicates: int = 300,
+    seed: int = 0,
+) -> list[Interval]:
+    """Percentile intervals from drawing people, not pairs, with replacement.
+
+    Pairs that share a person err together, so that drawing pairs one by one would promise too much. A
+    person drawn w times counts w times in his own pairs; a pair of two people counts as often as the
+    product of their numbers. Such products carry the chance of a single pair of people three times over
+    (A. Owen, "The pigeonhole bootstrap", 2007). How much chance that is, is measured by drawing the pairs of
+    people on their own; the two surplus shares of its variance are then taken out of the interval, as
+    multiway clustering does (Cameron, Gelbach, Miller, 2011). Of few people it is widened, as Student's
+    interval is wider than the normal one.
+
+    Args:
+        figures: (n,) how often each pair counts -> the figures.
+        same: (n,) whether a pair is of one person.
+        people: (n, 2) whom the two pictures of each pair show.
+        confidence: in (0, 1).
+        replicates: how often the people are drawn.
+        seed: of the draws.
+
+    Returns:
+        An interval for each of the figures.
+
+    Raises:
+        EvaluationError: ``people`` do not fit ``same``, or are fewer than three; a confidence outside (0, 1).
+    """
+    truth, whose = np.asarray(same, np.bool_), np.asarray(people)
+    if whose.shape != (*truth.shape, 2):
+        raise EvaluationError(f"people {whose.shape} and same {truth.shape}: give two people a pair")
+    if not 0 < confidence < 1:
+        raise EvaluationError(f"confidence is {confidence:g}: give a share above 0 and below 1, such as 0.95")
+    names, place = np.unique(whose, return_inverse=True)
+    a, b = place.reshape(whose.shape).T
+    if not np.array_equal(a == b, truth):
+        raise EvaluationError("people and same contradict each other: a pair is of one person or of two")
+    if len(names) < 3:
+        raise EvaluationError(f"{len(names)} people are too few to draw from: give at least 3")
+    met, meeting = np.unique(np.minimum(a, b) * len(names) + np.maximum(a, b), return_inverse=True)
+    rng = np.random.default_rng(seed)
+
+    def by_person() -> NDArray[np.int64]:
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        product: NDArray[np.int64] = times[a] * np.where(truth, 1, times[b])
+        return product
+
+    def by_meeting() -> NDArray[np.int64]:
+        return np.where(truth, 1, rng.poisson(1, len(met))[meeting])
+
+    def drawn(draw: Callable[[], NDArray[np.int64]]) -> NDArray[np.float64]:
+        draws = (draw() for _ in range(replicates))
+        full = [times for times in draws if times[truth].any() and times[~truth].any()]
+        return np.array([figures(times.astype(np.float64)) for times in full])
+
+    found, meetings = drawn(by_person), drawn(by_meeting)
+    centre = np.array(figures(np.ones(len(truth))))
+    few = _widening(len(names) - 1, confidence)
+    parts = zip(centre.tolist(), found.T, meetings.T, strict=True)
+    return [_interval(*part, few, confidence) for part in parts]
+
+
+def _interval(
+    centre: float, found: NDArray[np.float64], meetings: NDArray[np.float64], few: float, confidence: float
+) -> Interval:
+    """The interval of one figure; see :func:`bootstrap`."""
+    spread = found.var()
+    if not spread > 0:  # nor where it is NaN
+        return None
+    kept = few * np.sqrt(max(1 - 2 * meetings.var() / spread, 1 / 3))
+    tail = (1 - confidence) / 2
+    low, high = centre + kept * (np.quantile(found, [tail, 1 - tail]) - centre)
+    return float(low), float(high)
+
+
+def _widening(freedom: int, confidence: float) -> float:
+    """Student's quantile by the normal one, to first order in 1 / freedom."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return 1 + (z * z + 1) / (4 * freedom)
