@@ -26,7 +26,7 @@ Out = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parent.parent
 
 COMMANDS = [
-    *(["demo"], ["verify"], ["embed"], ["evaluate"]),
+    *(["demo"], ["verify"], ["embed"], ["evaluate"], ["calibrate"]),
     *(["gallery", name] for name in ("build", "search", "info")),
     *(["dedup", name] for name in ("plan", "apply", "undo")),
     *(["model", name] for name in ("info", "convert")),
@@ -439,12 +439,23 @@ def test_evaluate_for_machines(protocol: list[str], model: list[str], capsys: Ou
     assert report["pictures"]["total"] == 6
     assert [Path(name).name for name in report["pictures"]["without_face"]] == ["nobody_0001.jpg"]
     assert report["tar_at_far"]["0.001"] is None
+    assert report["intervals"]["people"] == 4
+    assert report["intervals"]["confidence"] == 0.95
+    assert report["search"] == {
+        "rank1": 1.0,
+        "tpir_at_fpir": {"0.1": None, "0.01": None, "0.001": None},
+        "gallery": 3,
+        "probes": 2,
+    }
 
 
 def test_evaluate_for_people(protocol: list[str], model: list[str], capsys: Out) -> None:
     assert main(["evaluate", *protocol, *model]) == 0
     shown = capsys.readouterr().out
-    for part in ("1.0000 +- 0.0000 (2 folds)", "AUC", "EER", "in 5 of 6 pictures; 2 pairs without"):
+    for part in (
+        *("1.0000 +- 0.0000 (2 folds)", "AUC", "EER", "in 5 of 6 pictures; 2 pairs without"),
+        *("needs at least 1,000 pairs", "1.0000 of 2 searches among 3 people"),
+    ):
         assert part in shown
     assert "no face found" in shown.splitlines()[-1]
 
@@ -458,6 +469,83 @@ def test_evaluate_names_what_is_wrong(
     shutil.copy(pictures / "loose/many_faces.jpg", crowd)
     assert main(["evaluate", *protocol, "--faces", "all", *model]) == 2
     assert f"{crowd}: 16 faces" in error_of(capsys.readouterr())
+
+
+# ---------------------------------------------------------------- calibrate
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """Two crops each of twelve people, as far as a network that knows nobody is concerned."""
+    rng = np.random.default_rng(0)
+    for person in range(12):
+        low = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        folder = tmp_path / "crops" / f"p{person:02d}"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            picture = Image.fromarray(low).resize((112, 112), Image.Resampling.BICUBIC)
+            noisy = np.asarray(picture).astype(int) + rng.integers(-20, 20, (112, 112, 3))
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "crops"
+
+
+def test_calibrate_writes_the_thresholds_and_nothing_else(
+    crops: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: Out
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "mine")
+    before = facekit.load_checkpoint(folder).config
+    weights = (folder / "model.safetensors").read_bytes()
+    argv = [
+        "calibrate",
+        str(crops),
+        "--aligned",
+        "--far",
+        "0.1",
+        "--checkpoint",
+        str(folder),
+        "--device",
+        "cpu",
+    ]
+    assert main([*argv, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    after = facekit.load_checkpoint(folder).config
+    assert after.calibration is not None
+    assert said["calibration"] == after.calibration.to_dict()
+    assert after.fingerprint == before.fingerprint
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    gallery = facekit.FaceRecognition(folder, device="cpu").build_gallery(crops, aligned=True)
+    rows, columns = np.triu_indices(24, 1)
+    strangers = np.array([sample.person for sample in gallery.samples])
+    different = strangers[rows] != strangers[columns]
+    scores = (gallery.vectors @ gallery.vectors.T)[rows, columns][different]
+    assert (after.calibration.impostor_pairs, after.calibration.genuine_pairs) == (264, 12)
+    assert list(after.calibration.thresholds) == [0.1]
+    assert np.sum(scores >= after.calibration.thresholds[0.1]) == 26
+    assert after.threshold == after.calibration.thresholds[0.1]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "crops: 12 people, 24 pictures" in shown
+    assert "264 pairs of strangers, 12 of the same person" in shown
+
+
+def test_calibrate_refuses_what_it_cannot_measure_or_write(
+    crops: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: Out
+) -> None:
+    assert main(["calibrate", str(crops), "--aligned"]) == 2
+    assert "ships with facekit is not yours" in error_of(capsys.readouterr())
+    assert main(["calibrate", str(crops), "--aligned", "--checkpoint", str(crops)]) == 2
+    assert "no checkpoint folder" in error_of(capsys.readouterr())
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "mine")
+    config = (folder / "config.json").read_bytes()
+    argv = ["calibrate", str(crops), "--aligned", "--checkpoint", str(folder), "--device", "cpu"]
+    assert main(argv) == 2
+    assert "far: 0.001 was not measured" in error_of(capsys.readouterr())
+    for person in list(crops.iterdir())[5:]:
+        shutil.rmtree(person)
+    assert main(argv) == 2
+    assert "40 pairs of strangers are too few" in error_of(capsys.readouterr())
+    assert (folder / "config.json").read_bytes() == config
 
 
 # ---------------------------------------------------------------- model

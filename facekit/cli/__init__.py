@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import dedup, demo, embed, evaluate, gallery, model, verify
+from facekit.cli import calibrate, dedup, demo, embed, evaluate, gallery, model, verify
 from facekit.errors import FacekitError
 
 __all__ = ["main", "parse"]
@@ -84,6 +84,7 @@ _COMMANDS: Any = (
         "Pictures that repeat a person: plan, apply, undo.",
     )
     | _named("evaluate", evaluate.Evaluate)
+    | _named("calibrate", calibrate.Calibrate)
     | _named(
         "model",
         _named("info", model.Info) | _named("convert", model.Convert),
