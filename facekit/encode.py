@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,14 @@ from facekit.detect import FaceDetector
 from facekit.embed import CROP_SIZE, Embedder
 from facekit.errors import FacekitError, ImageError, MultipleFacesError, NoFaceError, SettingError
 from facekit.face import Detection, Face, Image
-from facekit.image import MAX_PIXELS, ImageSource, find_images, load_image, source_name
+from facekit.image import (
+    MAX_PIXELS,
+    ImageSource,
+    check_max_pixels,
+    find_images,
+    load_image,
+    source_name,
+)
 from facekit.policy import FacePolicy, check_policy, select_faces, several_faces
 from facekit.prefetch import map_ahead, use_cores
 from facekit.quality import face_quality
@@ -92,6 +98,7 @@ class FaceEncoder:
         min_face: float = 40.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        check_max_pixels(max_pixels)
         self.embedder = Embedder(checkpoint, device=device, precision=precision, batch_size=batch_size)
         self.min_face = min_face
         self.max_pixels = max_pixels
@@ -349,7 +356,7 @@ def _batches(loaded: Iterable[_Loaded], pace: _Pace, total: int | None) -> Itera
 def _sources(images: Any) -> tuple[Iterable[ImageSource], int | None]:
     """The single pictures, and how many they are where that is known."""
     if isinstance(images, (str, os.PathLike)):
-        images = find_images(images) if Path(images).is_dir() else [images]
+        images = find_images(images) if os.path.isdir(images) else [images]
     elif _is_one_picture(images):
         images = [images]
     if not isinstance(images, Iterable):

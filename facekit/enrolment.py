@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from facekit.errors import FacekitError, MultipleFacesError, NoFaceError, SettingError
-from facekit.image import ImageSource, find_images, source_name
+from facekit.image import ImageSource, content_digest, find_images, source_name
 
 __all__ = ["Enrolment", "Key", "People", "Sample", "Skipped", "changes", "list_enrolments"]
 
@@ -28,7 +29,7 @@ class Sample:
     Attributes:
         person: whose face it is.
         source: where it came from: the path of a picture, relative to the folder or as written in the CSV, or
-            what kind of object it is.
+            what kind of object it is, with a digest of its content.
         stamp: what the file looked like from outside when it was read, so that a change shows; empty for what
             is no file and for faces that were added by hand.
     """
@@ -79,7 +80,7 @@ class Enrolment(NamedTuple):
 
 
 def list_enrolments(people: People) -> list[Enrolment]:
-    """Lists the pictures and whose they are. Reads none of them.
+    """Lists the pictures and whose they are. Reads no files of them.
 
     Args:
         people: one of
@@ -91,17 +92,21 @@ def list_enrolments(people: People) -> list[Enrolment]:
             * a mapping of person -> picture, folder, or list of these.
 
     Raises:
-        SettingError: none of these, or a row of the CSV that is not one.
+        SettingError: none of these, a CSV without rows, a row of it that is not one, or a name in the mapping
+            that is no text.
         ImageError: a folder that is missing or holds no pictures.
     """
     if isinstance(people, Mapping):
+        for person in people:
+            if not isinstance(person, str) or not person:
+                raise SettingError(f"people: {person!r} is no name; give a text that is not empty")
         return [item for person, images in people.items() for item in _of_person(person, images)]
     if not isinstance(people, (str, os.PathLike)):
         raise SettingError(f"people: a folder, CSV or mapping expected; got {type(people).__name__}")
     path = Path(people)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return _from_csv(path)
-    return [_in_folder(image, path) for image in find_images(path)]
+    return [_in_folder(image, path) for image in find_images(people)]
 
 
 def changes(
@@ -122,8 +127,15 @@ def _of_person(person: str, images: ImageSource | Sequence[ImageSource]) -> Iter
     several: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
     for image in several:
         is_path = isinstance(image, (str, os.PathLike))
-        for found in find_images(image) if is_path and Path(image).is_dir() else [image]:
-            yield _enrolment(person, source_name(found), found)
+        for found in find_images(image) if is_path and os.path.isdir(image) else [image]:
+            yield _enrolment(person, _source(found), found)
+
+
+def _source(image: ImageSource) -> str:
+    """Its name; what is no file bears its content's, or the next picture of its size would replace it."""
+    name = source_name(image)
+    digest = content_digest(image) if name.startswith("<") and name.endswith(">") else ""
+    return f"{name[:-1]} {digest}>" if digest else name
 
 
 def _in_folder(image: Path, folder: Path) -> Enrolment:
@@ -145,6 +157,8 @@ def _from_csv(path: Path) -> list[Enrolment]:
     if "path" in headings and "person" in headings:
         columns = [headings.index("path"), headings.index("person")]
         del rows[0]
+    if not rows:
+        raise SettingError(f"{path}: lists no pictures; give a row of path,person for each", path=str(path))
     pairs = dict.fromkeys(_cells(path, number, row, columns) for number, row in rows)  # each once
     return [_enrolment(person, name, path.parent / name) for name, person in pairs]
 
@@ -152,13 +166,16 @@ def _from_csv(path: Path) -> list[Enrolment]:
 def _cells(path: Path, number: int, row: list[str], columns: list[int]) -> tuple[str, str]:
     cells = [row[column].strip() if column < len(row) else "" for column in columns]
     if not all(cells):
-        raise SettingError(f"{path}: row {number} is not path,person; complete it", path=str(path))
+        other = any(mark in cell for cell in row for mark in ";\t")
+        remedy = "separate the columns by a comma" if len(row) == 1 and other else "complete it"
+        raise SettingError(f"{path}: row {number} is not path,person; {remedy}", path=str(path))
     return cells[0], cells[1]
 
 
 def _enrolment(person: str, source: str, image: Any) -> Enrolment:
     stamp = ""
-    if isinstance(image, (str, os.PathLike)) and Path(image).is_file():
-        found = Path(image).stat()
-        stamp = f"{found.st_size}-{found.st_mtime_ns}"
+    if isinstance(image, (str, os.PathLike)):
+        with suppress(OSError, ValueError):  # reading the picture will say what is wrong
+            found = Path(image).stat()
+            stamp = f"{found.st_size}-{found.st_mtime_ns}"
     return Enrolment(Sample(person, source, stamp), image)

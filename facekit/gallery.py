@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -98,7 +100,9 @@ class Gallery:
         """The pictures from which nobody was enrolled, and why."""
         return self._skipped
 
-    def add(self, person: str, embeddings: NDArray[np.float32], *, source: str = "") -> None:
+    def add(
+        self, person: str, embeddings: NDArray[np.float32], *, source: str | os.PathLike[str] = ""
+    ) -> None:
         """Adds faces of a person, who may be new.
 
         Args:
@@ -107,10 +111,11 @@ class Gallery:
             source: where they came from.
 
         Raises:
-            SettingError: not such embeddings, or no name.
+            SettingError: not such embeddings, no name, or a source that is no text.
         """
-        vectors = np.atleast_2d(np.asarray(embeddings))
-        self.change(add=[Sample(person, source)] * len(vectors), embeddings=vectors)
+        vectors = np.atleast_2d(_as_array(embeddings))
+        place = os.fspath(source) if isinstance(source, os.PathLike) else source
+        self.change(add=[Sample(person, place)] * len(vectors), embeddings=vectors)
 
     def remove(self, person: str, *, source: str | None = None) -> int:
         """Takes out a person, or only the samples that came from ``source``.
@@ -146,11 +151,10 @@ class Gallery:
             skipped: pictures that were in vain.
 
         Raises:
-            SettingError: the embeddings do not fit; nothing has changed then.
+            SettingError: the embeddings do not fit, or a name or source is no text; nothing has changed then.
         """
         fresh = _unit_rows(embeddings, (len(add), self.dim)) if add else None
-        if not all(isinstance(sample.person, str) and sample.person for sample in add):
-            raise SettingError("person: a sample without a name; give a text that is not empty")
+        _require_text(add, skipped)
         with self._lock:
             if forget:
                 stay = [s.key not in forget for s in self._samples]
@@ -177,16 +181,17 @@ class Gallery:
             Best first, equal ones in the order of enrolment.
 
         Raises:
-            SettingError: the probe does not fit, or ``top_k`` is below 1.
+            SettingError: the probe does not fit, ``top_k`` is below 1 or ``threshold`` is no number.
         """
-        return self.search_many(np.asarray(probe)[None], top_k=top_k, threshold=threshold)[0]
+        return self.search_many(_as_array(probe)[None], top_k=top_k, threshold=threshold)[0]
 
     def search_many(
         self, probes: NDArray[np.float32], *, top_k: int = 5, threshold: float | None = None
     ) -> list[list[Match]]:
         """As :meth:`search`, for (q, d) probes at once, which is much faster than one by one."""
-        probes = _unit_rows(probes, (len(probes), self.dim), name="probe")
-        floor = -np.inf if threshold is None else threshold
+        probes = _as_array(probes)
+        probes = _unit_rows(probes, (len(probes) if probes.ndim else 0, self.dim), name="probe")
+        floor = -np.inf if threshold is None else _checked(threshold)
         return [
             [match for match in matches if match.similarity >= floor]
             for matches in self._searchable().search(probes, top_k)
@@ -199,10 +204,11 @@ class Gallery:
             probe: (d,) of unit length.
             threshold: similarity, inclusive.
         """
-        return self.identify_many(np.asarray(probe)[None], threshold)[0]
+        return self.identify_many(_as_array(probe)[None], threshold)[0]
 
     def identify_many(self, probes: NDArray[np.float32], threshold: float) -> list[Identification]:
         """As :meth:`identify`, for (q, d) probes at once."""
+        _checked(threshold)
         found = []
         for matches in self.search_many(probes, top_k=1):
             best = matches[0] if matches else None
@@ -252,6 +258,10 @@ class Gallery:
 
         Whether it goes with a checkpoint is for :meth:`require` to say; ``FaceRecognition`` asks it.
 
+        As long as it is mapped, the file must not change in place: replace it by renaming another one over
+        it, as :meth:`save` does, never by ``cp``, which cuts the vectors from under every process that
+        searches them and so kills it (SIGBUS).
+
         Raises:
             GalleryError: not a gallery, damaged, or of a newer version.
         """
@@ -287,11 +297,41 @@ class Gallery:
             return self._index
 
 
+def _require_text(add: Sequence[Sample], skipped: Sequence[Skipped]) -> None:
+    """What is not text would be written, and then could not be read."""
+    items: list[Sample | Skipped] = [*add, *skipped]
+    for item in items:
+        for name in item.__slots__:
+            value = getattr(item, name)
+            if not isinstance(value, str):
+                raise SettingError(f"{name}: {value!r} of a sample is not text; give a text")
+    if not all(sample.person for sample in add):
+        raise SettingError("person: a sample without a name; give a text that is not empty")
+
+
+def _checked(threshold: Any) -> float:
+    """The threshold if it is a number; one beyond [-1, 1] is reached by nobody, or by all."""
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or math.isnan(threshold):
+        raise SettingError(f"threshold: {threshold!r} is not a similarity; give a number between -1 and 1")
+    return float(threshold)
+
+
+def _as_array(vectors: Any) -> NDArray[Any]:
+    """Vectors as they were given; numpy knows neither bfloat16 nor gradients."""
+    if isinstance(vectors, torch.Tensor):
+        plain = vectors.detach().cpu()
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    try:
+        return np.asarray(vectors)
+    except (TypeError, ValueError):  # rows of different lengths
+        return np.asarray(None)
+
+
 def _unit_rows(
     vectors: NDArray[np.float32] | None, shape: tuple[int, int], name: str = "embedding"
 ) -> NDArray[np.float32]:
     """A copy as float32, if they are vectors of unit length and of this shape."""
-    rows = np.array(vectors)
+    rows = np.array(_as_array(vectors))
     if rows.shape != shape or rows.dtype.kind != "f":
         raise SettingError(
             f"{name}: floating {shape} expected, got {rows.dtype} {rows.shape};"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,9 @@ class PersonIndex:
         Raises:
             SettingError: ``top_k`` below 1, or probes of another dimension or length.
         """
-        if top_k < 1:
-            raise SettingError(f"top_k is {top_k}: ask for at least 1")
+        asked: Any = top_k
+        if not isinstance(asked, Integral) or isinstance(asked, bool) or top_k < 1:
+            raise SettingError(f"top_k is {top_k!r}: ask for a whole number, at least 1")
         top_k = min(top_k, len(self._sizes))
         found: list[list[Match]] = [[] for _ in probes]
         left = np.arange(len(probes) if top_k else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -9,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -19,10 +21,19 @@ from PIL import Image as pil
 from PIL import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from facekit.errors import ImageError, MissingExtraError
+from facekit.errors import ImageError, MissingExtraError, SettingError
 from facekit.face import Image
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "find_images", "load_image", "source_name"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageSource",
+    "check_max_pixels",
+    "content_digest",
+    "find_images",
+    "load_image",
+    "source_name",
+]
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | IO[bytes] | pil.Image | NDArray[Any] | torch.Tensor"
@@ -85,7 +96,9 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         ImageError: missing, unreadable, truncated, too large, not a picture, or an array that is not uint8.
         MissingExtraError: a HEIC file without pillow-heif.
+        SettingError: ``max_pixels`` is no number, or none that a picture could keep to.
     """
+    check_max_pixels(max_pixels)
     name = source_name(source)
     try:
         if isinstance(source, (np.ndarray, torch.Tensor)):
@@ -109,7 +122,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image:
 def source_name(source: ImageSource) -> str:
     """What messages and results call a picture: its path as given, or what kind of object it is."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return os.fspath(source) or "''"
     if isinstance(source, (np.ndarray, torch.Tensor)):
         kind = "array" if isinstance(source, np.ndarray) else "tensor"
         return f"<{kind} {'x'.join(map(str, source.shape))}>"
@@ -121,6 +134,36 @@ def source_name(source: ImageSource) -> str:
     return name if isinstance(name, str) else f"<{type(source).__name__}>"
 
 
+def content_digest(source: ImageSource) -> str:
+    """What tells two pictures of one kind apart that are no files; empty where it cannot be had.
+
+    Pictures that come as a stream, or that Pillow has not read yet, are left unread: they are nameless.
+    """
+    if isinstance(source, torch.Tensor):
+        content = source.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    elif isinstance(source, np.ndarray) or (
+        isinstance(source, pil.Image) and not isinstance(source, ImageFile.ImageFile)
+    ):
+        content = source.tobytes()
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    elif isinstance(source, io.BytesIO):
+        content = source.getvalue()
+    else:
+        return ""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def check_max_pixels(max_pixels: Any) -> None:
+    """Makes sure that it is a number of pixels.
+
+    Raises:
+        SettingError: it is none.
+    """
+    if not isinstance(max_pixels, Real) or isinstance(max_pixels, bool) or not max_pixels >= 1:
+        raise SettingError(f"max_pixels is {max_pixels!r}: give a number of pixels, at least 1")
+
+
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
     """Lists the pictures in a folder by their suffixes (:data:`IMAGE_SUFFIXES`), sorted by path.
 
@@ -130,9 +173,11 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> li
     Raises:
         ImageError: the folder is missing, is a file, cannot be listed, or holds no pictures.
     """
+    if not os.fspath(folder):
+        raise ImageError("'': names no folder; pass a folder of pictures, '.' for this one", path="")
     root = Path(folder)
-    if not root.is_dir():
-        problem = "is a file, not a folder" if root.exists() else "no such folder"
+    if not os.path.isdir(root):
+        problem = "is a file, not a folder" if os.path.exists(root) else "no such folder"
         raise ImageError(f"{root}: {problem}; pass a folder of pictures", path=str(root))
     try:
         found = sorted(_walk(root, recursive))
@@ -172,6 +217,8 @@ def _stream(source: Any) -> Iterator[IO[bytes]]:
         with Path(source).open("rb") as stream:
             yield stream
     elif hasattr(source, "read"):
+        if isinstance(source, io.TextIOBase):
+            raise _Refused("the file object gives text; open it in binary mode, 'rb'")
         if hasattr(source, "seek") and getattr(source, "seekable", lambda: True)():
             source.seek(0)
         content = source.read()
@@ -187,6 +234,8 @@ def _check_regular(path: str) -> None:
     """A pipe or a device could block for ever; a URL would be a strange file name."""
     if "://" in path[:10] or path.startswith("data:"):
         raise _Refused("is a URL; nothing is fetched, download it and pass the file or its bytes")
+    if not path:
+        raise _Refused("names no file; pass the path of a picture")
     mode = Path(path).stat().st_mode
     if stat.S_ISDIR(mode):
         raise _Refused("is a folder; pass a picture, or list the folder with find_images")
@@ -285,7 +334,7 @@ def _exif_orientation(exif: bytes) -> int:
 
 def _to_rgb(picture: pil.Image) -> pil.Image:
     if picture.mode == "I" or picture.mode == "F" or picture.mode.startswith("I;16"):
-        return pil.fromarray(_eight_bits(np.asarray(picture))).convert("RGB")
+        return pil.fromarray(_eight_bits(picture)).convert("RGB")
     if picture.mode == "La":
         picture = picture.convert("LA")
     if picture.has_transparency_data:
@@ -294,15 +343,27 @@ def _to_rgb(picture: pil.Image) -> pil.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scales grey values to 0..255; 32-bit pictures do not say their range, see :func:`load_image`."""
-    if values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    values = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    brightest = values.max()
-    ranges = (255.0, 65535.0, brightest) if values.dtype.kind == "i" else (1.0, 255.0, 65535.0, brightest)
+def _eight_bits(picture: pil.Image) -> NDArray[np.uint8]:
+    """Scales grey values to 0..255; 32-bit pictures do not say their range, see :func:`load_image`.
+
+    Some rows at a time, because a whole picture in float64 takes eight times its result.
+    """
+    width, height = picture.size
+    step = max(1, (1 << 18) // width)
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for top in range(0, height, step):
+            values = np.asarray(picture.crop((0, top, width, min(top + step, height))))
+            yield values if values.dtype.kind in "iu" else np.where(np.isfinite(values), values, 0)
+
+    deep = picture.mode.startswith("I;16")
+    brightest = 65535.0 if deep else max(float(values.max()) for values in blocks())
+    ranges = (255.0, 65535.0, brightest) if picture.mode == "I" else (1.0, 255.0, 65535.0, brightest)
     full = next(limit for limit in ranges if brightest <= limit)
-    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+    result = np.empty((height, width), np.uint8)
+    for top, values in zip(range(0, height, step), blocks(), strict=True):
+        result[top : top + step] = np.clip(np.rint(values.astype(np.float64) * (255.0 / full)), 0, 255)
+    return result
 
 
 def _from_array(source: NDArray[Any] | torch.Tensor) -> Image:

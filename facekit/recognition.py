@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from facekit.checkpoint import (
     save_checkpoint,
 )
 from facekit.encode import EncodedImage, FaceEncoder
-from facekit.enrolment import Enrolment, People, Sample, Skipped, changes, list_enrolments
+from facekit.enrolment import Enrolment, Key, People, Sample, Skipped, changes, list_enrolments
 from facekit.errors import CheckpointError, FacekitError, GalleryError, SettingError
 from facekit.face import Embedding, Face
 from facekit.gallery import ALIGNED, Gallery
@@ -45,7 +45,8 @@ class Verification:
     """Whether two pictures show one person.
 
     True where they do; formats as its similarity (``f"{result:.3f}"``), and ``float(result)`` is it;
-    ``result["is_same"]`` reads like a dictionary, and ``dict(result)`` makes one.
+    ``result["is_same"]`` reads like a dictionary, and ``dict(result)`` makes one, with the faces as they
+    are; for JSON there is :meth:`to_dict`.
 
     Attributes:
         similarity: cosine of the two embeddings in [-1, 1]; not a probability.
@@ -241,15 +242,17 @@ class FaceRecognition:
         """Enrols people from their pictures: one face a picture, by default its largest.
 
         A picture without a usable face is skipped; ``gallery.skipped`` says which and why, and one warning
-        how many. Interrupted work is kept in ``update``, and the next call goes on from there.
+        how many. Where none is usable, ``update`` stays as it was. Interrupted, ``update`` takes what is
+        embedded by then and loses nothing; the next call goes on from there.
 
         Args:
             people: a folder with a folder a person, a folder of loose pictures (the person is the file's
-                name), a CSV of path and person, or a mapping of person -> pictures; see
-                :func:`~facekit.enrolment.list_enrolments`.
+                name), a CSV of path and person, or a mapping of person -> pictures (``{}`` for an empty
+                gallery, to be filled by hand); see :func:`~facekit.enrolment.list_enrolments`.
             update: a gallery, or the file of one, made if need be, that is brought up to date: only pictures
                 that are new or changed (in size or time) are embedded, those that have vanished are dropped,
-                faces that were added by hand stay. A file is written, a gallery is changed in place.
+                faces that were added by hand stay. A mapping speaks only of the people in it; all others
+                stay, too. A file is written, a gallery is changed in place.
             faces: which face of each picture.
             aligned: the pictures are aligned crops.
             progress: a bar on stderr; None for one where stderr is a terminal and the pictures are many.
@@ -258,22 +261,38 @@ class FaceRecognition:
             ImageError: a folder that is missing or holds no pictures.
             GalleryError: none of the pictures has a usable face, or the file cannot be read or written.
             MismatchError: ``update`` was made by another checkpoint or detector.
-            SettingError: ``people`` is none of these.
+            SettingError: ``people`` is none of these, or lists no pictures.
         """
         found = [_under_policy(item, faces) for item in list_enrolments(people)]
+        if update is not None and not found:
+            raise SettingError("people: holds no pictures; give at least one, or leave update as it is")
         gallery = update if isinstance(update, Gallery) else self._open_gallery(update, aligned)
         self._require(gallery, aligned)
         if (gallery.detector == ALIGNED) != aligned:
             holds = "aligned crops" if gallery.detector == ALIGNED else "photographs"
             raise SettingError(f"aligned: {aligned} does not go with a gallery of {holds}; build another one")
+        stored: list[Sample | Skipped] = [*gallery.samples, *gallery.skipped]
+        if isinstance(people, Mapping):
+            named = {item.sample.person for item in found}
+            stored = [item for item in stored if item.person in named]
+        fresh, gone = changes(found, stored)
+        read = _Read([], [], [])
         try:
-            self._enrol(found, gallery, faces, aligned, progress)
-        finally:
-            if isinstance(update, (str, os.PathLike)):
-                gallery.save(update)
-        if found and not len(gallery):
-            first = gallery.skipped[0].reason
-            raise GalleryError(f"gallery: none of {len(found)} pictures has a usable face; first: {first}")
+            images = [item.image for item in fresh]
+            stream = self.encoder.stream(images, faces=faces, aligned=aligned, progress=progress)
+            for item, encoded in zip(fresh, stream, strict=True):
+                read.add(item, encoded)
+        except BaseException:
+            if read.samples:
+                read.put_into(gallery, update)
+            raise
+        read.require_usable(found, gallery)
+        read.put_into(gallery, update, forget=gone)
+        if read.skipped:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(s.kind for s in read.skipped).items())
+            _log.warning(
+                "%d of %d pictures skipped (%s); see gallery.skipped", len(read.skipped), len(fresh), kinds
+            )
         return gallery
 
     def load_gallery(self, path: str | os.PathLike[str]) -> Gallery:
@@ -416,7 +435,7 @@ class FaceRecognition:
     ) -> NDArray[np.float32]:
         self._require(gallery, aligned)
         if isinstance(query, (np.ndarray, Tensor)) and query.ndim == 1:
-            return np.asarray(query)
+            return query.detach().float().cpu().numpy() if isinstance(query, Tensor) else query
         return self._face(query, faces, aligned).embedding
 
     def _detector(self, aligned: bool) -> str:
@@ -431,7 +450,7 @@ class FaceRecognition:
     def _open_gallery(self, path: str | os.PathLike[str] | None, aligned: bool) -> Gallery:
         """The gallery in the file; an empty one if there is none."""
         embedder = self.encoder.embedder
-        if path is not None and Path(path).exists():
+        if path is not None and not _is_new(path):
             return Gallery.load(path, device=embedder.device)
         return Gallery(
             checkpoint=self.encoder.checkpoint_fingerprint,
@@ -440,40 +459,68 @@ class FaceRecognition:
             device=embedder.device,
         )
 
-    def _enrol(
-        self,
-        found: list[Enrolment],
-        gallery: Gallery,
-        faces: FacePolicy,
-        aligned: bool,
-        progress: bool | None,
-    ) -> None:
-        """Makes the gallery hold what was found; interrupted, it still takes what is embedded by then."""
-        fresh, gone = changes(found, (*gallery.samples, *gallery.skipped))
-        samples: list[Sample] = []
-        embeddings: list[Embedding] = []
-        skipped: list[Skipped] = []
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the pictures gave, as far as they have been read."""
+
+    samples: list[Sample]
+    embeddings: list[Embedding]
+    skipped: list[Skipped]
+
+    def add(self, item: Enrolment, encoded: EncodedImage) -> None:
         try:
-            images = [item.image for item in fresh]
-            stream = self.encoder.stream(images, faces=faces, aligned=aligned, progress=progress)
-            for item, encoded in zip(fresh, stream, strict=True):
-                try:
-                    embeddings.append(encoded.one_face().embedding)
-                    samples.append(item.sample)
-                except FacekitError as error:
-                    skipped.append(item.skipped(error))
-        finally:
-            gallery.change(
-                forget=gone.union((s.key for s in samples), (s.key for s in skipped)),
-                add=samples,
-                embeddings=np.stack(embeddings) if embeddings else None,
-                skipped=skipped,
-            )
-        if skipped:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(s.kind for s in skipped).items())
-            _log.warning(
-                "%d of %d pictures skipped (%s); see gallery.skipped", len(skipped), len(fresh), kinds
-            )
+            self.embeddings.append(encoded.one_face().embedding)
+            self.samples.append(item.sample)
+        except FacekitError as error:
+            self.skipped.append(item.skipped(error))
+
+    def require_usable(self, found: list[Enrolment], gallery: Gallery) -> None:
+        """Makes sure that at least one of the pictures is of use: a wrong folder must not empty a gallery.
+
+        Raises:
+            GalleryError: none is.
+        """
+        listed = {item.sample.key for item in found}
+        in_vain = {item.key: item for item in (*gallery.skipped, *self.skipped)}
+        known = {sample.key for sample in gallery.samples} - {item.key for item in self.skipped}
+        if found and not self.samples and listed.isdisjoint(known):
+            first = next(in_vain[item.sample.key].reason for item in found if item.sample.key in in_vain)
+            raise GalleryError(f"gallery: none of {len(found)} pictures has a usable face; first: {first}")
+
+    def put_into(
+        self, gallery: Gallery, update: object, *, forget: Collection[Key] = frozenset[Key]()
+    ) -> None:
+        """Changes the gallery, and writes it where ``update`` is a file."""
+        gallery.change(
+            forget={*forget, *(s.key for s in self.samples), *(s.key for s in self.skipped)},
+            add=self.samples,
+            embeddings=np.stack(self.embeddings) if self.embeddings else None,
+            skipped=self.skipped,
+        )
+        if isinstance(update, (str, os.PathLike)):
+            gallery.save(update)
+
+
+def _is_new(path: str | os.PathLike[str]) -> bool:
+    """Whether there is no such file yet, but a place for it; told before the work, not after it.
+
+    Raises:
+        SettingError: not a path.
+        GalleryError: no folder for it.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise SettingError(f"update: {path!r} is no file; pass a gallery, or the path of one")
+    try:
+        Path(path).stat()
+    except FileNotFoundError:
+        if not os.path.isdir(Path(os.path.realpath(path)).parent):
+            name = os.fspath(path)
+            raise GalleryError(f"{name}: is in no existing folder; make it first", path=name) from None
+        return True
+    except (OSError, ValueError):
+        pass  # reading it will say what is wrong
+    return False
 
 
 def _under_policy(item: Enrolment, faces: FacePolicy) -> Enrolment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 from facekit.checkpoint import ModelConfig
 from facekit.errors import CalibrationError, SettingError
@@ -35,11 +36,13 @@ def choose_threshold(
         far: a false accept rate, looked up in the checkpoint's calibration.
 
     Raises:
-        SettingError: ``threshold`` is not a similarity.
+        SettingError: ``threshold`` is not a similarity, or ``far`` not a rate.
         CalibrationError: neither is given and the checkpoint has no default, or ``far`` was not measured.
     """
     table = config.calibration
     if threshold is None and far is not None:
+        if not _is_number(far) or not 0 <= far <= 1:
+            raise SettingError(f"far: {far!r} is not a rate; give a number between 0 and 1, such as 1e-3")
         if table is None:
             raise CalibrationError(f"far: {config.fingerprint} has no calibration; give threshold= instead")
         return Threshold(table.threshold_at(far), far)
@@ -49,6 +52,10 @@ def choose_threshold(
             f"threshold: {config.fingerprint} has no default, for nobody has measured one; give threshold=,"
             " between -1 and 1, or measure it with `facekit evaluate`"
         )
-    if isinstance(chosen, bool) or not -1 <= chosen <= 1:
+    if not _is_number(chosen) or not -1 <= chosen <= 1:
         raise SettingError(f"threshold: {chosen!r} is not a similarity; give a number between -1 and 1")
     return Threshold(float(chosen), None if table is None else table.far_at(chosen))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

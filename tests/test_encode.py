@@ -194,8 +194,19 @@ def test_bad_arguments_are_heard_of_at_once(
         encoder.stream(3)  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="holds no pictures"):
         encoder.stream(tmp_path)
-    with pytest.raises(SettingError, match="min_face"):
-        FaceEncoder(load_checkpoint(tiny_checkpoint), device="cpu", min_face=1).stream([])
+    loaded = load_checkpoint(tiny_checkpoint)
+    wrong: tuple[Any, ...] = (1, "40", None, True)
+    for value in wrong:
+        with pytest.raises(SettingError, match=r"min_face is .*: give a number, at least 12 pixels"):
+            FaceEncoder(loaded, device="cpu", min_face=value).stream([])
+    with pytest.raises(SettingError, match="max_pixels is 'a'"):
+        FaceEncoder(loaded, device="cpu", max_pixels="a")  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_too_long_or_empty_is_a_result(encoder: FaceEncoder) -> None:
+    for name in ("x" * 5000, "nul\0.jpg", ""):
+        (one,) = encoder.encode(name)
+        assert isinstance(one.error, ImageError)
 
 
 def test_nothing_in_nothing_out(encoder: FaceEncoder) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from facekit.enrolment import Enrolment, Sample, Skipped, changes, list_enrolments
 from facekit.errors import ImageError, MultipleFacesError, NoFaceError, SettingError
@@ -62,11 +67,17 @@ def test_bad_csvs(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match=r"people\.csv: row 2 is not path,person") as caught:
             list_enrolments(path)
         assert caught.value.path == str(path)
+    for content in ("path;person\na.jpg;Ann\n", "a.jpg\tAnn\n"):
+        path.write_text(content)
+        with pytest.raises(SettingError, match="row 1 is not path,person; separate the columns by a comma"):
+            list_enrolments(path)
     path.write_bytes(b"a.jpg,\xff\xfe\n")
     with pytest.raises(SettingError, match="save it as UTF-8"):
         list_enrolments(path)
-    path.write_text("")
-    assert list_enrolments(path) == []
+    for content in ("", "\n", "path,person\n"):
+        path.write_text(content)
+        with pytest.raises(SettingError, match=r"people\.csv: lists no pictures"):
+            list_enrolments(path)
 
 
 def test_a_mapping(tmp_path: Path) -> None:
@@ -76,9 +87,42 @@ def test_a_mapping(tmp_path: Path) -> None:
     found = list_enrolments(people)
     assert [item.sample.person for item in found] == ["Ann", "Bob", "Bob", "Cid"]
     assert [bool(item.sample.stamp) for item in found] == [True, True, False, False]
-    assert found[2].sample.source == "<array 4x5x3>"
+    assert re.fullmatch("<array 4x5x3 [0-9a-f]{16}>", found[2].sample.source)
     assert found[2].image is array
-    assert list_enrolments({}) == []
+    assert list_enrolments({}) == list_enrolments({"Ann": []}) == []
+
+
+@pytest.mark.parametrize("person", [7, None, "", b"Ann"])
+def test_names_are_text(person: object) -> None:
+    with pytest.raises(SettingError, match=rf"people: {re.escape(repr(person))} is no name"):
+        list_enrolments({"Ann": "a.jpg", person: "b.jpg"})  # type: ignore[dict-item]
+
+
+def test_pictures_in_memory_are_told_apart_by_their_content() -> None:
+    def keys() -> list[tuple[str, str]]:
+        arrays = [np.full((4, 5, 3), value, np.uint8) for value in (1, 2)]
+        others = [make(array) for array in arrays for make in (torch.from_numpy, Image.fromarray, bytes)]
+        return listed({"Ann": [*arrays, *others, *map(io.BytesIO, (b"a", b"b"))]})
+
+    assert len(set(keys())) == 10
+    assert keys() == keys()
+    assert listed({"Ann": [torch.zeros(3, 4, 5, dtype=torch.bfloat16), io.BufferedReader(io.BytesIO())]})
+
+
+def test_a_file_that_cannot_be_looked_at_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "secret.jpg")
+    stat = Path.stat
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if "secret" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", refuse)  # root may look at everything, so chmod proves nothing
+    people = {"Ann": [tmp_path / "a.jpg", tmp_path / "secret.jpg", "x" * 5000 + ".jpg", "nul\0.jpg"]}
+    assert [bool(item.sample.stamp) for item in list_enrolments(people)] == [True, False, False, False]
 
 
 def test_what_is_none_of_these(tmp_path: Path) -> None:

@@ -138,7 +138,53 @@ def test_what_is_no_embedding_changes_nothing(gallery: Gallery, embeddings: Any,
         gallery.search(unit(1)[0], top_k=0)
 
 
+@pytest.mark.parametrize("name", ["person", "source", "stamp"])
+def test_what_could_not_be_loaded_again_is_not_taken(gallery: Gallery, name: str) -> None:
+    values: dict[str, Any] = {"person": "Dan", "source": "", "stamp": "", name: None}
+    with pytest.raises(SettingError, match=rf"{name}: None .*give a text"):
+        gallery.change(add=[Sample(**values)], embeddings=unit(1))
+    with pytest.raises(SettingError, match=rf"{name}: None .*give a text"):
+        gallery.change(skipped=[Skipped(reason="", kind="", **values)])
+    assert (len(gallery.samples), gallery.skipped) == (4, ())
+
+
+def test_a_source_may_be_a_path(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.add("Dan", unit(1), source=tmp_path / "dan.jpg")
+    gallery.save(tmp_path / "a.gallery")
+    assert Gallery.load(tmp_path / "a.gallery").samples[-1].source == str(tmp_path / "dan.jpg")
+    with pytest.raises(SettingError, match="source: None"):
+        gallery.add("Dan", unit(1), source=None)  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------- search
+
+
+@pytest.mark.parametrize("wrong", ["3", None, 2.5, True, 0])
+def test_top_k_is_a_whole_number(gallery: Gallery, wrong: Any) -> None:
+    with pytest.raises(SettingError, match=r"top_k is .* at least 1"):
+        gallery.search(unit(1)[0], top_k=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["0.5", float("nan"), True, [0.5]])
+def test_a_threshold_is_a_number(gallery: Gallery, wrong: Any) -> None:
+    for ask in (gallery.search, gallery.identify):
+        with pytest.raises(SettingError, match=r"threshold: .* is not a similarity"):
+            ask(unit(1)[0], threshold=wrong)
+    with pytest.raises(SettingError, match="threshold: None is not a similarity"):
+        gallery.identify(unit(1)[0], None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, "probe", [[1.0], [1.0, 2.0]], 3])
+def test_what_is_no_probe(gallery: Gallery, wrong: Any) -> None:
+    for ask in (gallery.search, gallery.search_many):
+        with pytest.raises(SettingError, match=r"probe: floating .* expected"):
+            ask(wrong)
+
+
+def test_tensors_of_training_are_probes(gallery: Gallery) -> None:
+    probe = torch.from_numpy(unit(4)[2])
+    for tensor in (probe.clone().requires_grad_(), probe.bfloat16(), probe.half()):
+        assert gallery.search(tensor)[0].person == "Bob"  # type: ignore[arg-type]
 
 
 def test_search(gallery: Gallery) -> None:

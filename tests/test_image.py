@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from facekit.errors import ImageError, MissingExtraError
+from facekit.errors import ImageError, MissingExtraError, SettingError
 from facekit.image import find_images, load_image, source_name
 
 
@@ -109,6 +110,9 @@ def test_rgba_arrays_are_laid_on_white() -> None:
         ([[1, 2], [3, 4]], "expected a path, bytes, file object"),
         (None, "expected a path, bytes, file object"),
         (io.StringIO("text"), "binary mode"),
+        (io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff"), "utf-8"), "binary mode"),
+        ("", "^'': names no file"),
+        ("x" * 5000, "File name too long"),
         ("https://example.org/face.jpg", "nothing is fetched"),
         ("data:image/png;base64,AAAA", "nothing is fetched"),
     ],
@@ -118,6 +122,12 @@ def test_what_is_no_picture_is_refused_with_the_remedy(source: Any, remedy: str)
         load_image(source)
     assert caught.value.path == source_name(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["a", None, True, 0, float("nan")])
+def test_a_limit_that_is_none_is_the_settings_fault(wrong: Any) -> None:
+    with pytest.raises(SettingError, match=r"max_pixels is .*: give a number"):
+        load_image(b"", max_pixels=wrong)
 
 
 def test_source_names(photo: Image.Image, tmp_path: Path) -> None:
@@ -235,6 +245,23 @@ def test_float_pictures_are_scaled_by_the_range_that_holds_them(top: float, expe
     values = np.array([[0.0, top], [np.nan, -3.0]], np.float32)
     image = load_image(encoded(Image.fromarray(values), "TIFF"))
     assert image[:, :, 0].tolist() == [[0, expected], [0, 0]]
+
+
+def test_a_large_float_picture_takes_little_memory_and_one_range() -> None:
+    """Its one bright row sets the range of all the others; before, it took 20 bytes a pixel."""
+    values = np.full((3000, 1000), 500.0, np.float32)
+    values[-1] = 1000.0
+    picture = Image.fromarray(values)
+    tracemalloc.start()
+    image = load_image(picture)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image[0, 0].tolist() == [2, 2, 2]
+    assert peak < 14 * values.size
+
+
+def test_integer_pictures_of_one_are_dark() -> None:
+    assert load_image(Image.fromarray(np.ones((2, 2), np.int32)))[0, 0].tolist() == [1, 1, 1]
 
 
 def test_one_bit_pictures_are_black_and_white() -> None:
@@ -438,8 +465,11 @@ def test_find_images_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a.txt").touch()
     with pytest.raises(ImageError, match=r"holds no pictures .*\.jpg"):
         find_images(tmp_path)
-    with pytest.raises(ImageError, match="no such folder"):
-        find_images(tmp_path / "missing")
+    for name in ("missing", "x" * 5000, "nul\0"):
+        with pytest.raises(ImageError, match="no such folder"):
+            find_images(tmp_path / name)
+    with pytest.raises(ImageError, match=r"^'': names no folder"):
+        find_images("")
     with pytest.raises(ImageError, match="is a file, not a folder"):
         find_images(tmp_path / "a.txt")
 

@@ -291,6 +291,12 @@ def test_queries_may_be_embeddings(fr: FaceRecognition, gallery: Gallery, bob: P
         fr.search_in_gallery(np.ones(64, np.float32), gallery)
 
 
+def test_queries_may_be_tensors_of_training(fr: FaceRecognition, gallery: Gallery, bob: Path) -> None:
+    embedding = torch.from_numpy(fr.extract_embedding(bob))
+    for query in (embedding.clone().requires_grad_(), embedding.bfloat16()):
+        assert fr.search_in_gallery(query, gallery)[0].person == "P005"  # type: ignore[arg-type]
+
+
 def test_open_set(fr: FaceRecognition, gallery: Gallery, bob: Path, pictures: Path) -> None:
     known = fr.identify(bob, gallery, far=1e-3)
     assert (known.person, known.threshold, known.far) == ("P005", 0.999, 1e-3)
@@ -416,6 +422,82 @@ def test_what_was_added_by_hand_stays(fr: FaceRecognition, album: Path, ann: Pat
     shutil.rmtree(album / "Bob")
     fr.build_gallery(album, update=gallery)
     assert gallery.people == ("Ann", "Dan")
+
+
+def test_a_source_without_faces_leaves_a_gallery_as_it_was(
+    fr: FaceRecognition, album: Path, wall: Path, ann: Path, tmp_path: Path
+) -> None:
+    file, wrong = tmp_path / "album.gallery", tmp_path / "wrong"
+    gallery = fr.build_gallery(album, update=file)
+    gallery.add("Dan", fr.extract_embedding(ann), source="camera")
+    gallery.save(file)
+    before = file.read_bytes(), gallery.samples
+    wrong.mkdir()
+    shutil.copy(wall, wrong)
+    (tmp_path / "empty.csv").write_text("path,person\n")
+    people: tuple[Any, ...] = (wrong, tmp_path / "empty.csv", {}, {"Ann": [], 7: ann}, {"Dan": wall})
+    for source in people:
+        for update in (file, gallery):
+            with pytest.raises((GalleryError, SettingError)):
+                fr.build_gallery(source, update=update)
+            assert (file.read_bytes(), gallery.samples) == before
+    for source in (wrong, {"Ann": wall}):
+        with pytest.raises(GalleryError, match="none of 1 pictures"):
+            fr.build_gallery(source, update=tmp_path / "new.gallery")
+    assert not (tmp_path / "new.gallery").exists()
+
+
+def test_a_place_that_cannot_be_written_is_heard_of_before_the_work(
+    fr: FaceRecognition, album: Path, tmp_path: Path, embedded: list[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    places: tuple[Any, ...] = (tmp_path / "no" / "a.gallery", tmp_path, file / "a.gallery", "x" * 300, "")
+    for place in places:
+        with pytest.raises((GalleryError, SettingError), match=r"folder|cannot be read|no file"):
+            fr.build_gallery(album, update=place)
+    with pytest.raises(SettingError, match="update: 7 is no file"):
+        fr.build_gallery(album, update=7)  # type: ignore[arg-type]
+    assert embedded == []
+
+
+def test_the_empty_text_is_not_this_folder(fr: FaceRecognition) -> None:
+    with pytest.raises(ImageError, match="'': names no folder"):
+        fr.build_gallery("")
+
+
+def test_a_mapping_speaks_only_of_the_people_in_it(
+    fr: FaceRecognition, album: Path, bob: Path, crowd: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "album.gallery"
+    fr.build_gallery(album, update=file)
+    assert fr.build_gallery({"Cid": bob}, update=file).people == ("Ann", "Bob", "Cid")
+    gallery = fr.build_gallery({"Cid": crowd, "Ann": []}, update=file)
+    assert [sample.source for sample in gallery.samples] == ["Ann/1.png", "Bob/1.png", str(crowd)]
+    assert fr.build_gallery(album, update=file).people == ("Ann", "Bob")  # a folder speaks of all
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_work_forgets_nobody(
+    fr: FaceRecognition,
+    album: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    file, other = tmp_path / "album.gallery", tmp_path / "other"
+    fr.build_gallery(album, update=file)
+    shutil.copytree(album / "Bob", other / "Cid")
+
+    def none(images: list[Any], **settings: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(fr.encoder, "stream", none)
+    with pytest.raises(error):
+        fr.build_gallery(other, update=file)
+    assert fr.load_gallery(file).people == ("Ann", "Bob")
+    monkeypatch.undo()
+    assert fr.build_gallery(other, update=file).people == ("Cid",)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

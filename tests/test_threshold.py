@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,10 +46,16 @@ def test_a_rate_that_was_not_measured() -> None:
         choose_threshold(CONFIG, far=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [1.5, -1.01, math.nan, math.inf, True])
-def test_what_is_no_similarity(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [1.5, -1.01, math.nan, math.inf, True, "0.5", [0.5]])
+def test_what_is_no_similarity(wrong: Any) -> None:
     with pytest.raises(SettingError, match=r"threshold: .* between -1 and 1"):
         choose_threshold(CONFIG, threshold=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["1e-3", math.nan, -1, 2, True])
+def test_what_is_no_rate(wrong: Any) -> None:
+    with pytest.raises(SettingError, match=r"far: .* is not a rate; give a number between 0 and 1"):
+        choose_threshold(CONFIG, far=wrong)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

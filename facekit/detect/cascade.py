@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,8 +70,9 @@ class FaceDetector:
         min_face: float = 40.0,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
     ) -> None:
-        if not min_face >= CELL:
-            raise SettingError(f"min_face is {min_face}: give at least {CELL} pixels")
+        side: Any = min_face
+        if not isinstance(side, Real) or isinstance(side, bool) or not min_face >= CELL:
+            raise SettingError(f"min_face is {min_face!r}: give a number, at least {CELL} pixels")
         if len(thresholds) != 3 or not all(0 < threshold < 1 for threshold in thresholds):
             raise SettingError(f"thresholds are {thresholds}: give three numbers between 0 and 1")
         self.device = torch.device(device)
