@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def save_picture(image: Image, path: str | os.PathLike[str]) -> None:
         pil.fromarray(image).save(part, kind)
         part.replace(place)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it tells nothing that the first error does not
+            part.unlink(missing_ok=True)
         raise SettingError(f"{place}: cannot be written ({error.strerror or error})") from error
 
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,9 +49,10 @@ def write_vectors(
     Raises:
         GalleryError: it cannot be written.
     """
-    place = Path(os.path.realpath(path))
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
+    part = None
     try:
+        place = Path(os.path.realpath(path))
+        part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
         with open(part, "xb", opener=_private) as file:
             for block in _blocks(vectors, json.dumps(table).encode(), metadata):
                 file.write(block)
@@ -60,13 +62,15 @@ def write_vectors(
             shutil.copymode(place, part)
         part.replace(place)
         _flush_folder(place.parent)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
+        name, reason = os.fspath(path), getattr(error, "strerror", None) or error
         raise GalleryError(
-            f"{path}: cannot be written ({reason}); what was there is unchanged", path=os.fspath(path)
+            f"{name}: cannot be written ({reason}); what was there is unchanged", path=name
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            with suppress(OSError, ValueError):  # it tells nothing that the first error does not
+                part.unlink(missing_ok=True)
 
 
 def _private(path: str, flags: int) -> int:

@@ -235,6 +235,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         write_vectors(tmp_path / "none" / "a.gallery", rows(1), None, {})
     with pytest.raises(GalleryError, match="cannot be written"):
         write_vectors(tmp_path, rows(1), None, {})
+    (tmp_path / "file").touch()
+    for name in ("file/a.gallery", "nul\0.gallery", "x" * 300):
+        with pytest.raises(GalleryError, match="cannot be written") as caught:
+            write_vectors(tmp_path / name, rows(1), None, {})
+        assert caught.value.path == str(tmp_path / name)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
