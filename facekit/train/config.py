@@ -21,15 +21,24 @@ class DataSettings:
     """Which pictures are learnt from."""
 
     data: Path
-    """Folder with one folder of aligned face crops a person, or a CSV file with the columns path, identity
-    and, if you like, split (train or heldout); paths are relative to the CSV."""
+    """Folder with one folder of aligned face crops a person; a CSV file with the columns path, identity and,
+    if you like, split (train or heldout), with paths relative to it; MXNet RecordIO (.rec with .idx); or a
+    .tar in WebDataset's layout (.cls holds the person's number), or a folder of them."""
     images: Path | None = None
     """Where the paths of the CSV start, if not beside it."""
     heldout: float = 0.04
-    """Share of the people kept aside for validation where the data names no split."""
+    """Share of the people kept aside for validation where the data names no split; about 20,000 pictures at
+    most."""
+    keep_gb: float = 8.0
+    """Decoded pictures that take so many gigabytes or less are kept in memory (8: 212,000 pictures); more are
+    decoded anew in each epoch. 0 keeps none."""
+    workers: int | None = None
+    """Processes that decode what is not kept; one a core, 16 at most, if not given."""
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")
+        _require(self.keep_gb >= 0, "keep_gb", self.keep_gb, "give gigabytes, 0 or more")
+        _require(self.workers is None or self.workers >= 0, "workers", self.workers, "give 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,12 @@
-"""Pictures on disk -> batches: aligned crops of people, decoded once and kept in memory as uint8."""
+"""Pictures on disk -> batches: whose they are, who is kept aside, and crops that are decoded once."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,20 +14,37 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facekit.errors import ImageError, TrainingError
-from facekit.image import find_images, load_image
+from facekit.image import load_image
+from facekit.prefetch import map_ahead
 from facekit.train.config import DataSettings
+from facekit.train.sources import Source, open_csv, open_folder, open_records, open_shards
 
-__all__ = ["Crops", "Listing", "hash_pictures", "load_crops", "read_listing", "shuffled_rows"]
+__all__ = ["Crops", "Listing", "decode_crop", "hash_pictures", "load_crops", "read_listing", "shuffled_rows"]
 
 _log = logging.getLogger(__name__)
 
+_MAX_PIXELS = 1 << 24  # of a picture before it is shrunk: 48 MiB each in every worker
+_HELDOUT = 20_000  # pictures kept aside at most where the data names no split: they stay in memory
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """Paths with the identity of each, before anything is decoded."""
+    """Pictures of a source and whose they are, before anything is decoded.
 
-    paths: tuple[Path, ...]
-    identities: tuple[str, ...]
+    Attributes:
+        source: where they lie.
+        rows: (n,) int64, which of the source's.
+        labels: (n,) int64, 0 ... classes - 1.
+        classes: number of identities.
+    """
+
+    source: Source
+    rows: Tensor
+    labels: Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +64,10 @@ class Crops:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(pictures, labels) for each tensor of rows."""
+        return ((self.pictures[rows], self.labels[rows]) for rows in order)
+
 
 def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
     """Read who is where.
@@ -57,57 +76,59 @@ def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
         (training, held-out): no identity stands in both.
 
     Raises:
-        TrainingError: nothing found, or a row that cannot be understood.
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: nothing found, or data that cannot be understood.
     """
-    if settings.data.is_dir():
-        rows = [(path, path.parent.name, "") for path in find_images(settings.data)]
-        if any(path.parent == settings.data for path, _, _ in rows):
-            raise TrainingError(
-                f"{settings.data}: pictures outside any person's folder; make one folder a person"
-            )
-    else:
-        rows = _read_csv(settings)
-    named_split = any(split for _, _, split in rows)
-    people = sorted({identity for _, identity, _ in rows})
-    aside = set(_every_nth(people, settings.heldout)) if not named_split else set()
-    held = [split == "heldout" or identity in aside for _, identity, split in rows]
-    train = _listing([row for row, out in zip(rows, held, strict=True) if not out])
-    heldout = _listing([row for row, out in zip(rows, held, strict=True) if out])
-    if len(set(train.identities)) < 2:
-        raise TrainingError(
-            f"{settings.data}: {len(set(train.identities))} people to train on; at least 2 are needed"
-        )
-    both = set(train.identities) & set(heldout.identities)
-    if both:
-        raise TrainingError(f"{settings.data}: {sorted(both)[0]!r} is in both splits; split by identity")
+    source = _open(settings)
+    held = source.heldout
+    if held is None:
+        share = min(settings.heldout, _HELDOUT / max(1, len(source.person)))
+        aside = _every_nth(len(source.people), share)
+        held = torch.isin(source.person, torch.tensor(aside, dtype=torch.int64))
+    train, heldout = _listing(source, ~held), _listing(source, held)
+    if train.classes < 2:
+        raise TrainingError(f"{settings.data}: {train.classes} people to train on; at least 2 are needed")
+    both = source.person[~held][torch.isin(source.person[~held], source.person[held])]
+    if len(both):
+        name = source.people[int(both.min())]
+        raise TrainingError(f"{settings.data}: {name!r} is in both splits; split by identity")
     return train, heldout
 
 
-def _read_csv(settings: DataSettings) -> list[tuple[Path, str, str]]:
-    root = (settings.images or settings.data.parent).resolve()
-    try:
-        with settings.data.open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{settings.data}: not a readable CSV file or folder ({error})") from error
-    if not table or not {"path", "identity"} <= set(table[0]):
-        raise TrainingError(f"{settings.data}: needs a header with the columns path and identity, and rows")
-    rows = []
-    for number, row in enumerate(table, start=2):
-        path = (root / (row["path"] or "")).resolve()
-        if not path.is_relative_to(root):
-            raise TrainingError(f"{settings.data}, line {number}: {row['path']!r} leads out of {root}")
-        rows.append((path, row["identity"], row.get("split") or ""))
-    return rows
+def _open(settings: DataSettings) -> Source:
+    data = settings.data
+    if data.is_dir():
+        shards = sorted(path for path in data.glob("*.tar") if path.is_file() and not path.is_symlink())
+        return open_shards(shards) if shards else open_folder(data)
+    if data.suffix == ".rec":
+        return open_records(data)
+    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, settings.images)
 
 
-def _every_nth(people: Sequence[str], share: float) -> list[str]:
-    count = round(len(people) * share)
-    return [people[i] for i in np.linspace(0, len(people) - 1, count).astype(int)] if count else []
+def _every_nth(people: int, share: float) -> list[int]:
+    count = round(people * share)
+    return np.linspace(0, people - 1, count).astype(int).tolist() if count else []
 
 
-def _listing(rows: Sequence[tuple[Path, str, str]]) -> Listing:
-    return Listing(tuple(row[0] for row in rows), tuple(row[1] for row in rows))
+def _listing(source: Source, chosen: Tensor) -> Listing:
+    rows = chosen.nonzero()[:, 0]
+    people, labels = np.unique(source.person[rows].numpy(), return_inverse=True)
+    return Listing(source, rows, torch.from_numpy(labels), len(people))
+
+
+def decode_crop(source: Source, row: int, size: int) -> Tensor:
+    """One picture as (3, size, size) uint8; one of another size is resized.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    picture = torch.from_numpy(load_image(source.read(row), max_pixels=_MAX_PIXELS)).permute(2, 0, 1)
+    if picture.shape[1:] != (size, size):
+        resized = torch.nn.functional.interpolate(
+            picture[None].float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+        picture = resized[0].round().clamp(0, 255).to(torch.uint8)
+    return picture
 
 
 def load_crops(listing: Listing, size: int = 112, *, progress: bool = True) -> Crops:
@@ -119,45 +140,35 @@ def load_crops(listing: Listing, size: int = 112, *, progress: bool = True) -> C
         TrainingError: none of the pictures can be read.
     """
 
-    def decode(path: Path) -> Tensor | ImageError:
+    def decode(row: int) -> Tensor | ImageError:
         try:
-            picture = torch.from_numpy(load_image(path)).permute(2, 0, 1)
+            return decode_crop(listing.source, row, size)
         except ImageError as error:
             return error
-        if picture.shape[1:] != (size, size):
-            resized = torch.nn.functional.interpolate(
-                picture[None].float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-            picture = resized[0].round().clamp(0, 255).to(torch.uint8)
-        return picture
 
-    pictures = torch.empty(len(listing.paths), 3, size, size, dtype=torch.uint8)
-    kept: list[str] = []
-    with ThreadPoolExecutor() as pool:
-        decoded = tqdm(pool.map(decode, listing.paths), "decoding", len(listing.paths), disable=not progress)
-        for picture, identity in zip(decoded, listing.identities, strict=True):
-            if isinstance(picture, ImageError):
-                _log.warning("left out: %s", picture)
-                continue
-            pictures[len(kept)] = picture
-            kept.append(identity)
-    if listing.paths and not kept:
-        raise TrainingError(
-            f"none of the {len(listing.paths)} pictures can be read, the first is {listing.paths[0]}"
-        )
-    names = {name: label for label, name in enumerate(sorted(set(kept)))}
-    labels = torch.tensor([names[identity] for identity in kept], dtype=torch.int64)
-    return Crops(pictures[: len(kept)], labels, len(names))
+    pictures = torch.empty(len(listing), 3, size, size, dtype=torch.uint8)
+    kept: list[int] = []
+    decoded = map_ahead(decode, listing.rows.tolist(), workers=os.cpu_count() or 1, window=1024)
+    for number, picture in enumerate(tqdm(decoded, "decoding", len(listing), disable=not progress)):
+        if isinstance(picture, ImageError):
+            _log.warning("left out: %s", picture)
+            continue
+        pictures[len(kept)] = picture
+        kept.append(number)
+    if len(listing) and not kept:
+        raise TrainingError(f"none of the {len(listing)} pictures can be read; the last warning says why")
+    people, labels = np.unique(listing.labels[kept].numpy(), return_inverse=True)
+    return Crops(pictures[: len(kept)], torch.from_numpy(labels), len(people))
 
 
-def shuffled_rows(count: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[Tensor]:
+def shuffled_rows(count: int, batch_size: int, *, seed: int, epoch: int) -> Sequence[Tensor]:
     """The rows of each batch of one epoch, (b,) int64, in an order that seed and epoch fix.
 
     The last, partial batch is left out, as batch norm wants equal ones; each epoch leaves out others.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
-    yield from torch.split(order[: count - count % batch_size], batch_size)
+    return torch.split(order[: count - count % batch_size], batch_size)
 
 
 def hash_pictures(pictures: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -112,7 +111,7 @@ def _resume(path: Path, parts: Mapping[str, Any], total: int) -> int:
 def _batches(recipe: Recipe, done: int, epochs: int) -> Iterator[tuple[Tensor, ...]]:
     first, skip = divmod(done, recipe.steps_per_epoch)
     for epoch in range(first, epochs):
-        yield from itertools.islice(recipe.batches(epoch), skip if epoch == first else 0, None)
+        yield from recipe.batches(epoch, skip if epoch == first else 0)
 
 
 def _update(

@@ -35,7 +35,8 @@ class Recipe:
         modules: everything that is trained and saved.
         groups: parameter groups of the optimiser, each with its highest ``lr``.
         steps_per_epoch: batches that one epoch yields.
-        batches: epoch number -> its batches, in an order that the number alone fixes.
+        batches: (epoch number, batches to leave out) -> the other batches of the epoch, in an order that the
+            number alone fixes; what is left out costs nothing.
         lr_factor: step -> factor of every group's ``lr``.
         step: (batch, step) -> metrics; ``"loss"`` is what is minimised, the rest is logged.
         evaluate: step -> what to show after an epoch that ends there.
@@ -46,7 +47,7 @@ class Recipe:
     modules: nn.ModuleDict
     groups: list[dict[str, Any]]
     steps_per_epoch: int
-    batches: Callable[[int], Iterator[tuple[Tensor, ...]]]
+    batches: Callable[[int, int], Iterator[tuple[Tensor, ...]]]
     lr_factor: Callable[[Step], float]
     step: Callable[[tuple[Tensor, ...], Step], Mapping[str, Tensor]]
     evaluate: Callable[[Step], Mapping[str, float]]

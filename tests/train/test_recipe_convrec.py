@@ -218,7 +218,7 @@ def test_csv_with_splits(people: Path, tmp_path: Path) -> None:
     rows = [f"p{p:02d}/0.png,p{p:02d},{'heldout' if p > 8 else 'train'}" for p in range(_PEOPLE)]
     (tmp_path / "index.csv").write_text("path,identity,split\n" + "\n".join(rows))
     train, heldout = read_listing(DataSettings(data=tmp_path / "index.csv", images=people))
-    assert (len(train.paths), len(heldout.paths)) == (9, 3)
+    assert (len(train), len(heldout)) == (9, 3)
     (tmp_path / "bad.csv").write_text("path,identity\n../../etc/passwd,x\n")
     with pytest.raises(TrainingError, match="line 2"):
         read_listing(DataSettings(data=tmp_path / "bad.csv", images=people))

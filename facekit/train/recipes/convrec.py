@@ -32,6 +32,7 @@ from facekit.train.losses import cosine_distillation, expected_initial_loss
 from facekit.train.optim import cosine, decay_groups, progressive_margin, warm_restarts
 from facekit.train.recipe import Recipe, Step
 from facekit.train.state import load_state, save_state
+from facekit.train.stream import Stream, open_crops
 from facekit.train.validate import calibrate, heldout_scores
 
 __all__ = ["ConvRecSettings", "build_recipe"]
@@ -94,7 +95,8 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
     torch.manual_seed(settings.run.seed)
     device = resolve_device(settings.run.device)
     training, aside = read_listing(settings.data)
-    crops, heldout = load_crops(training, _SIZE), load_crops(aside, _SIZE)
+    crops = open_crops(training, _SIZE, settings.data, pin=device.type == "cuda")
+    heldout = load_crops(aside, _SIZE)
     backbone, dim, sizes = _backbone(settings)
     modules = nn.ModuleDict({"backbone": backbone})
     if settings.margin_weight:
@@ -103,6 +105,8 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
     teacher = None if settings.teacher is None else _teacher(settings, dim)
     targets = None
     if teacher is not None and settings.teacher_view == "picture":
+        if not isinstance(crops, Crops):
+            raise SettingError("teacher_view=picture: the pictures must fit into memory; raise --keep-gb")
         targets = _teacher_targets(teacher, crops.pictures, settings.run.out / "teacher.pt")
     mean = torch.tensor(_PIXEL_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(_PIXEL_STD, device=device).view(1, 3, 1, 1)
@@ -112,9 +116,9 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
             f"batch_size={settings.run.batch_size}: more than the {len(crops)} training pictures"
         )
 
-    def batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        for rows in shuffled_rows(len(crops), settings.run.batch_size, seed=settings.run.seed, epoch=epoch):
-            batch = (crops.pictures[rows], crops.labels[rows])
+    def batches(epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        order = shuffled_rows(len(crops), settings.run.batch_size, seed=settings.run.seed, epoch=epoch)[skip:]
+        for rows, batch in zip(order, crops.batches(order), strict=True):
             yield batch if targets is None else (*batch, targets[rows])
 
     def step(batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor]:
@@ -257,7 +261,7 @@ def _network_input(views: Tensor, settings: ConvRecSettings, at: Step, mean: Ten
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _notes(settings: ConvRecSettings, crops: Crops, dim: int) -> tuple[str, ...]:
+def _notes(settings: ConvRecSettings, crops: Crops | Stream, dim: int) -> tuple[str, ...]:
     notes = [f"{len(crops)} pictures of {crops.classes} people"]
     if settings.margin_weight:
         scale, margin = progressive_margin(0.0, scale=settings.scale, margin=settings.margin)

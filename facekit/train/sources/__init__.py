@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from facekit.train.sources.files import open_csv, open_folder
+from facekit.train.sources.recordio import open_records
+from facekit.train.sources.shards import open_shards
 from facekit.train.sources.source import Source
 
-__all__ = ["Source"]
+__all__ = ["Source", "open_csv", "open_folder", "open_records", "open_shards"]

@@ -1,0 +1,101 @@
+"""Pictures that are files by themselves: a folder of people, or a CSV that says who is where."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facekit.errors import TrainingError
+from facekit.image import find_images
+
+__all__ = ["FileSource", "open_csv", "open_folder"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileSource:
+    """One picture a file.
+
+    Attributes:
+        people: names, sorted.
+        person: (n,) int64, index of ``people``.
+        heldout: (n,) bool; None where no split is named.
+        names: all paths one after another, uint8: millions of objects would not fit beside the workers.
+        ends: (n,) int64, where each path ends in ``names``.
+    """
+
+    people: Sequence[str]
+    person: Tensor
+    heldout: Tensor | None
+    names: Tensor
+    ends: Tensor
+
+    def read(self, row: int) -> Path:
+        """The path of a row."""
+        start = int(self.ends[row - 1]) if row else 0
+        return Path(os.fsdecode(self.names[start : self.ends[row]].numpy().tobytes()))
+
+
+def open_folder(folder: Path) -> FileSource:
+    """List a folder with one folder a person.
+
+    Raises:
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: pictures outside any person's folder.
+    """
+    paths = find_images(folder)
+    if any(path.parent == folder for path in paths):
+        raise TrainingError(f"{folder}: pictures outside any person's folder; make one folder a person")
+    return _source([(path, path.parent.name, "") for path in paths])
+
+
+def open_csv(table: Path, images: Path | None = None) -> FileSource:
+    """Read a CSV with the columns path, identity and perhaps split (train or heldout).
+
+    Args:
+        table: the file.
+        images: where its paths start, if not beside it.
+
+    Raises:
+        TrainingError: not such a file, or a row that cannot be understood or leads elsewhere.
+    """
+    root = (images or table.parent).resolve()
+    rows = []
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "identity"} <= set(reader.fieldnames or ()):
+                raise TrainingError(f"{table}: needs a header with the columns path and identity, and rows")
+            for number, row in enumerate(reader, start=2):
+                path = (root / (row["path"] or "")).resolve()
+                if not path.is_relative_to(root):
+                    raise TrainingError(f"{table}, line {number}: {row['path']!r} leads out of {root}")
+                if not row["identity"]:
+                    raise TrainingError(f"{table}, line {number}: says no identity; add it or drop the line")
+                rows.append((path, row["identity"], row.get("split") or ""))
+    except (OSError, ValueError, csv.Error) as error:
+        raise TrainingError(f"{table}: not a readable CSV file or folder ({error})") from error
+    return _source(rows)
+
+
+def _source(rows: Iterable[tuple[Path, str, str]]) -> FileSource:
+    names, identities, splits = [], [], []
+    for path, identity, split in rows:
+        names.append(os.fsencode(path))
+        identities.append(identity)
+        splits.append(split)
+    people = sorted(set(identities))
+    number = {name: index for index, name in enumerate(people)}
+    return FileSource(
+        people,
+        torch.tensor([number[identity] for identity in identities], dtype=torch.int64),
+        torch.tensor([split == "heldout" for split in splits]) if any(splits) else None,
+        torch.from_numpy(np.frombuffer(bytearray(b"".join(names)), np.uint8)),
+        torch.from_numpy(np.cumsum([len(name) for name in names], dtype=np.int64)),
+    )
