@@ -13,6 +13,7 @@ import tyro
 
 from facekit.cli import calibrate, dedup, demo, embed, evaluate, gallery, model, verify
 from facekit.errors import FacekitError
+from facekit.trash import shown
 
 __all__ = ["main", "parse"]
 
@@ -38,15 +39,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command()
         sys.stdout.flush()  # here, where a reader that has gone is still noticed in time
         return code
-    except FacekitError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         return 141
+    except Exception as error:  # whatever it is: code 1 would say "different people"
+        print("error:", shown(_told(error)), file=sys.stderr)
+        return 2
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; one that is not facekit's own with its kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FacekitError):
+        return text
+    if isinstance(error, MemoryError):
+        return "out of memory; use smaller pictures, or fewer at a time"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {text}"
 
 
 def parse(argv: Sequence[str]) -> Callable[[], int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from facekit.errors import FacekitError
+from facekit.errors import FacekitError, SettingError
 from facekit.image import find_images
+from facekit.trash import shown
 
 __all__ = ["count", "expand", "print_json", "reason", "say", "table"]
 
@@ -30,8 +31,8 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def table(rows: Iterable[tuple[str, ...]], *, indent: int = 2) -> str:
-    """Columns as wide as their widest cell, two spaces apart."""
-    cells = [tuple(row) for row in rows]
+    """Columns as wide as their widest cell, two spaces apart; what would steer the terminal is spelt out."""
+    cells = [tuple(map(shown, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
     return "\n".join(" " * indent + line.rstrip() for line in lines)
@@ -41,10 +42,14 @@ def expand(pictures: Iterable[str]) -> Iterator[str]:
     """The pictures that a command was given; a folder stands for those in it.
 
     Raises:
+        SettingError: there are none.
         ImageError: a folder without pictures.
     """
+    pictures = list(pictures)
+    if not pictures:
+        raise SettingError("PICTURE: none given; name pictures, or folders of them")
     for picture in pictures:
-        if Path(picture).is_dir():
+        if os.path.isdir(picture):
             yield from map(str, find_images(picture))
         else:
             yield picture

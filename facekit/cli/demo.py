@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -50,7 +51,7 @@ class Demo:
     json: bool = False
 
     def __call__(self) -> int:
-        if not Path(self.out).is_dir():
+        if not os.path.isdir(self.out):
             raise SettingError(f"--out: {self.out!r} is no existing folder; make it first")
         began = time.monotonic()
         recognition = self.model.recognition()
@@ -99,7 +100,11 @@ def _identify(recognition: FaceRecognition, gallery: Gallery, threshold: float) 
 def _find_repeated(deduplication: FaceDeduplication, threshold: float) -> Duplicates:
     """Works on a copy: the installed package is nobody's to change."""
     with TemporaryDirectory() as folder:
-        loose = shutil.copytree(_PICTURES / "loose", Path(folder, "loose"))
+        try:
+            loose = shutil.copytree(_PICTURES / "loose", Path(folder, "loose"))
+        except OSError as error:  # shutil's own holds one for each file
+            problem = "has no room for a few pictures, or refuses them"
+            raise SettingError(f"{folder}: {problem}; set TMPDIR to another folder") from error
         return deduplication.find_duplicates(loose, threshold, progress=False)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from facekit.errors import NoFaceError, SettingError
 from facekit.face import Face
 from facekit.gallery import ALIGNED
 from facekit.policy import FacePolicy
+from facekit.trash import shown
 from facekit.vectorfile import write_vectors
 
 __all__ = ["Embed"]
@@ -43,9 +46,10 @@ class Embed:
 
     def __call__(self) -> int:
         write = _writer(self.out)
+        pictures = list(expand(self.pictures))
         encoder = self.model.recognition().encoder
         found: list[tuple[str, Face]] = []
-        pictures, bad = list(expand(self.pictures)), 0
+        bad = 0
         for picture in encoder.stream(pictures, faces=self.faces, aligned=self.aligned, progress=None):
             self._tell(picture, len(found))
             bad += picture.error is not None
@@ -65,23 +69,25 @@ class Embed:
             error = None if picture.error is None else reason(picture.error)
             print_json({"picture": picture.name, "size": picture.size, "faces": faces, "error": error})
         elif picture.error is not None:
-            print(picture.error)
+            print(shown(str(picture.error)))
         else:
-            print(f"{picture.name}: {count(len(picture.faces), 'face')}")
+            print(f"{shown(picture.name)}: {count(len(picture.faces), 'face')}")
 
 
 def _writer(out: str) -> Any:
     """What writes the embeddings into a file of this name, known before the work begins.
 
     Raises:
-        SettingError: another suffix, or no such folder.
+        SettingError: another suffix, no such folder, or a folder itself.
     """
     path = Path(out)
     writers = {".npz": _write_npz, ".safetensors": _write_safetensors}
     if path.suffix.lower() not in writers:
         raise SettingError(f"--out: {out!r} must end with .npz or .safetensors")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise SettingError(f"--out: {out!r} is in no existing folder; make it first")
+    if os.path.isdir(path):
+        raise SettingError(f"--out: {out!r} is a folder; name a file")
     return writers[path.suffix.lower()]
 
 
@@ -102,10 +108,12 @@ def _write_npz(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]
         with part.open("xb") as file:
             np.savez(file, **arrays)
         part.replace(path)
-    except OSError as error:
-        raise SettingError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"{path}: cannot be written ({reason})") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):  # it tells nothing that the first error does not
+            part.unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:

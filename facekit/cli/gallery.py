@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from facekit.gallery import Gallery
 from facekit.identify import Match
 from facekit.policy import FacePolicy
 from facekit.threshold import choose_threshold
+from facekit.trash import shown
 
 __all__ = ["Build", "Info", "Search"]
 
@@ -46,6 +49,10 @@ class Build:
     json: bool = False
 
     def __call__(self) -> int:
+        if os.path.isdir(self.out):
+            raise SettingError(f"--out: {self.out!r} is a folder; name a file")
+        if not os.path.isdir(Path(self.out).absolute().parent):
+            raise SettingError(f"--out: {self.out!r} is in no existing folder; make it first")
         gallery = self.model.recognition().build_gallery(
             self.people, update=self.out, faces=self.faces, aligned=self.aligned
         )
@@ -95,14 +102,13 @@ class Search:
     def __call__(self) -> int:
         if self.top_k < 1:
             raise SettingError(f"--top-k: {self.top_k} must be at least 1")
+        pictures = list(expand(self.pictures))
         recognition = self.model.recognition()
         asked = choose_threshold(recognition.config, threshold=self.limit.threshold, far=self.limit.far)
         gallery = recognition.load_gallery(self.gallery)
-        pictures = recognition.stream(
-            expand(self.pictures), faces=self.faces, aligned=self.aligned, progress=None
-        )
+        encoded = recognition.stream(pictures, faces=self.faces, aligned=self.aligned, progress=None)
         answers, found = [], 0
-        for picture, matches in _look_up(pictures, gallery, self.top_k):
+        for picture, matches in _look_up(encoded, gallery, self.top_k):
             found += len(matches)
             if self.json:
                 answers.append(_as_json(picture, matches, asked.similarity))
@@ -143,12 +149,12 @@ def _as_json(picture: EncodedImage, matches: list[list[Match]], threshold: float
 
 def _as_text(picture: EncodedImage, matches: list[list[Match]], threshold: float) -> str:
     if picture.error is not None:
-        return str(picture.error)
+        return shown(str(picture.error))
     if not matches:
-        return f"{picture.name}: no face"
+        return f"{shown(picture.name)}: no face"
     lines = []
     for found in matches:
-        lines.append(f"{picture.name}: {_person(found, threshold) or 'unknown'}")
+        lines.append(shown(f"{picture.name}: {_person(found, threshold) or 'unknown'}"))
         lines.append(table((f"{match.similarity:+.3f}", match.person, match.source) for match in found))
     return "\n".join(lines)
 
@@ -172,7 +178,7 @@ def _describe(gallery: Gallery, path: str, *, as_json: bool) -> None:
         )
         return
     size = f"{count(len(gallery), 'person', 'people')}, {count(len(samples), 'sample')}"
-    print(f"{path}: {size} of {gallery.dim} numbers")
-    print(f"  made by {gallery.checkpoint} and {gallery.detector}")
+    print(f"{shown(path)}: {size} of {gallery.dim} numbers")
+    print(shown(f"  made by {gallery.checkpoint} and {gallery.detector}"))
     for item in skipped:
-        print(f"  skipped: {item.reason}")
+        print(f"  skipped: {shown(item.reason)}")

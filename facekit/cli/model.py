@@ -10,6 +10,7 @@ import tyro
 from facekit.checkpoint import ModelConfig, convert_checkpoint, load_checkpoint
 from facekit.cli.console import print_json, table
 from facekit.cli.options import File, Folder
+from facekit.trash import shown
 
 __all__ = ["Convert", "Info"]
 
@@ -66,7 +67,7 @@ class Convert:
         if self.json:
             print_json({"folder": self.folder, "config": config.to_dict()})
         else:
-            print(f"{self.folder}\n{_describe(config)}")
+            print(f"{shown(self.folder)}\n{_describe(config)}")
         return 0
 
 
@@ -112,4 +113,6 @@ def _calibration(config: ModelConfig) -> str:
         )
     pairs = f"{measured.impostor_pairs:,} pairs of strangers, {measured.genuine_pairs:,} of the same person"
     rows = [(f"{far:g}", f"{similarity:+.4f}") for far, similarity in measured.thresholds.items()]
-    return f"  calibration  {measured.data}: {pairs}\n{table([('FAR', 'similarity'), *rows], indent=15)}"
+    return (
+        f"  calibration  {shown(measured.data)}: {pairs}\n{table([('FAR', 'similarity'), *rows], indent=15)}"
+    )
