@@ -311,7 +311,7 @@ def _require_text(add: Sequence[Sample], skipped: Sequence[Skipped]) -> None:
 
 def _checked(threshold: Any) -> float:
     """The threshold if it is a number; one beyond [-1, 1] is reached by nobody, or by all."""
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or math.isnan(threshold):
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or math.isnan(threshold):
         raise SettingError(f"threshold: {threshold!r} is not a similarity; give a number between -1 and 1")
     return float(threshold)
 

@@ -111,7 +111,7 @@ class PersonIndex:
             SettingError: ``top_k`` below 1, or probes of another dimension or length.
         """
         asked: Any = top_k
-        if not isinstance(asked, Integral) or isinstance(asked, bool) or top_k < 1:
+        if isinstance(asked, bool) or not isinstance(asked, Integral) or top_k < 1:
             raise SettingError(f"top_k is {top_k!r}: ask for a whole number, at least 1")
         top_k = min(top_k, len(self._sizes))
         found: list[list[Match]] = [[] for _ in probes]

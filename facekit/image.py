@@ -160,7 +160,7 @@ def check_max_pixels(max_pixels: Any) -> None:
     Raises:
         SettingError: it is none.
     """
-    if not isinstance(max_pixels, Real) or isinstance(max_pixels, bool) or not max_pixels >= 1:
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, Real) or not float(max_pixels) >= 1:
         raise SettingError(f"max_pixels is {max_pixels!r}: give a number of pixels, at least 1")
 
 

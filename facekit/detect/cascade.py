@@ -71,7 +71,7 @@ class FaceDetector:
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
     ) -> None:
         side: Any = min_face
-        if not isinstance(side, Real) or isinstance(side, bool) or not min_face >= CELL:
+        if isinstance(side, bool) or not isinstance(side, Real) or not min_face >= CELL:
             raise SettingError(f"min_face is {min_face!r}: give a number, at least {CELL} pixels")
         if len(thresholds) != 3 or not all(0 < threshold < 1 for threshold in thresholds):
             raise SettingError(f"thresholds are {thresholds}: give three numbers between 0 and 1")
