@@ -43,7 +43,7 @@ SECTIONS = {
     "Checkpoints": """checkpoint.load_checkpoint checkpoint.save_checkpoint checkpoint.convert_checkpoint
         checkpoint.push_checkpoint checkpoint.Checkpoint checkpoint.ModelConfig checkpoint.Calibration""",
     "Thresholds": "threshold.choose_threshold threshold.Threshold",
-    "What is a checkpoint worth?": """evaluate.load_pairs evaluate.evaluate_pairs
+    "What is a checkpoint worth?": """evaluate.load_pairs evaluate.load_bin evaluate.evaluate_pairs
         evaluate.VerificationReport evaluate.confidence_intervals evaluate.Intervals evaluate.bootstrap
         evaluate.evaluate_search evaluate.SearchReport evaluate.identities evaluate.roc
         evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy evaluate.best_threshold""",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -469,6 +470,21 @@ def test_evaluate_names_what_is_wrong(
     shutil.copy(pictures / "loose/many_faces.jpg", crowd)
     assert main(["evaluate", *protocol, "--faces", "all", *model]) == 2
     assert f"{crowd}: 16 faces" in error_of(capsys.readouterr())
+
+
+def test_evaluate_a_set_of_insightface(crops: Path, tmp_path: Path, model: list[str], capsys: Out) -> None:
+    files = [path.read_bytes() for path in sorted(crops.glob("p0[0-3]/*.png"))]
+    order = [0, 1, 2, 3, 0, 2, 1, 4]
+    file = tmp_path / "set.bin"
+    file.write_bytes(pickle.dumps(([files[place] for place in order], [True, True, False, False])))
+    assert main(["evaluate", "--pairs", str(file), "--json", *model]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pairs"] == {"genuine": 2, "impostor": 2, "missing": 0}
+    assert report["pictures"] == {"total": 5, "without_face": {}}
+    assert report["search"] is None
+    assert report["intervals"]["people"] == 3
+    assert main(["evaluate", "--pairs", "pairs.txt", *model]) == 2
+    assert "--images: pairs.txt names pictures" in error_of(capsys.readouterr())
 
 
 # ---------------------------------------------------------------- calibrate

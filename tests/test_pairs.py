@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from facekit.errors import EvaluationError
-from facekit.evaluate import Pair, identities, load_pairs
+from facekit.evaluate import Pair, identities, load_bin, load_pairs
 
 LFW = """2\t2
 Ann\t1\t2
@@ -180,3 +182,59 @@ class TestFiles:
             load_pairs(binary, folder)
         with pytest.raises(EvaluationError, match="not a folder"):
             load_pairs(binary, folder / "nowhere")
+
+
+class Runs:
+    """Leaves a file behind when it is unpickled carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+class TestBin:
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_pairs_and_their_pictures(self, tmp_path: Path, protocol: int) -> None:
+        file = tmp_path / "lfw.bin"
+        pictures = [b"\xff\xd8a", b"\x89PNGb", b"\xff\xd8a", b"c"]
+        file.write_bytes(pickle.dumps((pictures, [True, False]), protocol))
+        pairs, found = load_bin(file)
+        assert pairs == [
+            Pair(file / "000000", file / "000001", True, None),
+            Pair(file / "000000", file / "000003", False, None),
+        ]
+        assert found == {file / "000000": pictures[0], file / "000001": pictures[1], file / "000003": b"c"}
+
+    def test_a_pickle_of_python_2(self, tmp_path: Path) -> None:
+        file = tmp_path / "old.bin"
+        file.write_bytes(b"\x80\x02]q\x00(U\x02\xff\xd8U\x01be]q\x01\x88a\x86.")  # str is bytes
+        assert list(load_bin(file)[1].values()) == [b"\xff\xd8", b"b"]
+
+    def test_runs_nothing(self, tmp_path: Path) -> None:
+        file, trace = tmp_path / "evil.bin", tmp_path / "trace"
+        file.write_bytes(pickle.dumps(([b"a", Runs(trace)], [True])))
+        with pytest.raises(EvaluationError, match=r"refused: to open it .* would have to be imported"):
+            load_bin(file)
+        assert not trace.exists()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "EOFError"),
+            (b"\xff\xd8\xff", "not a verification set"),
+            (pickle.dumps([1, 2, 3]), "ValueError"),
+            (pickle.dumps((["a", "b"], [True])), "no list of the bytes"),
+            (pickle.dumps(([b"a", b"b"], [True, True])), "2 pictures and 2 kinds"),
+            (pickle.dumps(([b"a", b"b"], [7])), "True or False"),
+        ],
+    )
+    def test_bad_files_are_named(self, tmp_path: Path, content: bytes, message: str) -> None:
+        file = tmp_path / "x.bin"
+        file.write_bytes(content)
+        with pytest.raises(EvaluationError, match=message) as caught:
+            load_bin(file)
+        assert str(caught.value).startswith(str(file))
+        with pytest.raises(EvaluationError, match="cannot be read"):
+            load_bin(tmp_path / "none.bin")

@@ -14,7 +14,7 @@ import tyro
 from facekit.cli.console import count, print_json, table
 from facekit.cli.options import Model
 from facekit.encode import EncodedImage
-from facekit.errors import EvaluationError
+from facekit.errors import EvaluationError, SettingError
 from facekit.evaluate import (
     Interval,
     Pair,
@@ -23,6 +23,7 @@ from facekit.evaluate import (
     evaluate_pairs,
     evaluate_search,
     identities,
+    load_bin,
     load_pairs,
 )
 from facekit.face import Embedding
@@ -40,28 +41,34 @@ class Evaluate:
     picture has no face counts as told to be two people.
 
     Attributes:
-        pairs: LFW's pairs.txt, or a .csv with the columns a, b, same, and perhaps fold, person_a, person_b.
+        pairs: LFW's pairs.txt, or a .csv with the columns a, b, same, and perhaps fold, person_a, person_b,
+            or a verification set of insightface (lfw.bin ...), which holds its pictures as aligned crops.
         images: The folder of the pictures: NAME/NAME_0001.jpg or NAME_0001.jpg for LFW's file, else as the
-            .csv says.
+            .csv says; a .bin needs none.
         faces: Which face counts where a picture has several; LFW's people stand in the centre.
         aligned: The pictures are aligned square crops; nothing is searched in them.
         json: Print one JSON document.
     """
 
     pairs: Annotated[str, tyro.conf.arg(metavar="FILE")]
-    images: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    images: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     faces: FacePolicy = "center_largest"
     aligned: bool = False
     model: Model = field(default_factory=Model)
     json: bool = False
 
     def __call__(self) -> int:
-        pairs = load_pairs(self.pairs, self.images)
+        pairs, crops = self._pairs()
         encoder = self.model.recognition().encoder
         began = time.monotonic()
         pictures = list(dict.fromkeys(path for pair in pairs for path in (pair.a, pair.b)))
-        stream = encoder.stream(pictures, faces=self.faces, aligned=self.aligned, progress=None)
-        found, lost = _one_face_each(stream)
+        stream = encoder.stream(
+            [crops.get(path, path) for path in pictures],
+            faces=self.faces,
+            aligned=self.aligned or bool(crops),
+            progress=None,
+        )
+        found, lost = _one_face_each(pictures, stream)
         seconds = time.monotonic() - began
         report = evaluate_pairs(
             _scores(pairs, found), [pair.same for pair in pairs], _folds(pairs), people=identities(pairs)
@@ -79,8 +86,18 @@ class Evaluate:
             print(_page(report, search, run))
         return 0
 
+    def _pairs(self) -> tuple[list[Pair], dict[Path, bytes]]:
+        """The pairs, and those pictures that are no files."""
+        if self.pairs.lower().endswith(".bin"):
+            return load_bin(self.pairs)
+        if self.images is None:
+            raise SettingError(f"--images: {self.pairs} names pictures; give the folder where they are")
+        return load_pairs(self.pairs, self.images), {}
 
-def _one_face_each(pictures: Iterable[EncodedImage]) -> tuple[dict[Path, Embedding], dict[str, str]]:
+
+def _one_face_each(
+    paths: Iterable[Path], pictures: Iterable[EncodedImage]
+) -> tuple[dict[Path, Embedding], dict[str, str]]:
     """The embeddings by picture, and why the others have none.
 
     Raises:
@@ -88,15 +105,15 @@ def _one_face_each(pictures: Iterable[EncodedImage]) -> tuple[dict[Path, Embeddi
     """
     found: dict[Path, Embedding] = {}
     lost: dict[str, str] = {}
-    for picture in pictures:
+    for path, picture in zip(paths, pictures, strict=True):
         if len(picture.faces) > 1:
             raise EvaluationError(
-                f"{picture.name}: {len(picture.faces)} faces; choose one with --faces, such as center_largest"
+                f"{path}: {len(picture.faces)} faces; choose one with --faces, such as center_largest"
             )
         if picture.faces:
-            found[Path(picture.name)] = picture.faces[0].embedding
+            found[path] = picture.faces[0].embedding
         else:
-            lost[picture.name] = "no face found" if picture.error is None else str(picture.error)
+            lost[str(path)] = "no face found" if picture.error is None else str(picture.error)
     return found, lost
 
 

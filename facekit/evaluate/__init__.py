@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facekit.evaluate.intervals import Interval, Intervals, bootstrap, confidence_intervals
-from facekit.evaluate.pairs import Pair, identities, load_pairs
+from facekit.evaluate.pairs import Pair, identities, load_bin, load_pairs
 from facekit.evaluate.roc import FARS, ROC, roc, roc_of_people
 from facekit.evaluate.search import SearchReport, evaluate_search
 from facekit.evaluate.verification import (
@@ -28,6 +28,7 @@ __all__ = [
     "evaluate_search",
     "identities",
     "kfold_accuracy",
+    "load_bin",
     "load_pairs",
     "roc",
     "roc_of_people",

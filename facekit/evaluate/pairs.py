@@ -1,18 +1,19 @@
-"""Lists of pairs to verify, LFW's or a CSV, read together with where their pictures are."""
+"""Lists of pairs to verify, LFW's, a CSV or insightface's, read together with where their pictures are."""
 
 from __future__ import annotations
 
 import csv
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facekit.errors import EvaluationError
 
-__all__ = ["Pair", "identities", "load_pairs"]
+__all__ = ["Pair", "identities", "load_bin", "load_pairs"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _SAME = {"1": True, "true": True, "0": False, "false": False}
@@ -77,6 +78,60 @@ def load_pairs(file: str | Path, folder: str | Path) -> list[Pair]:
     """
     reader = _PairsFile(Path(file), Path(folder))
     return list(reader.from_csv() if reader.file.suffix.lower() == ".csv" else reader.from_lfw())
+
+
+def load_bin(file: str | Path) -> tuple[list[Pair], dict[Path, bytes]]:
+    """Reads a verification set of insightface, ``lfw.bin`` and its like, without running what it may contain.
+
+    It is a pickle of the pictures, two a pair, as the bytes of JPEG or PNG files of aligned crops, and of
+    whether each pair is of one person.
+
+    Returns:
+        The pairs, and the pictures that their paths, such as ``lfw.bin/000042``, stand for; a picture that
+        occurs several times is one.
+
+    Raises:
+        EvaluationError: the file cannot be read, is no such pickle, or wants to import something.
+    """
+    path = Path(file)
+    try:
+        with path.open("rb") as stream:
+            pictures, same = _PlainUnpickler(stream, encoding="bytes").load()
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be read ({error.strerror or error})", path=str(path)
+        ) from error
+    except Exception as error:  # hostile bytes raise anything: KeyError, EOFError, UnicodeDecodeError, ...
+        why = str(error) if isinstance(error, pickle.UnpicklingError) else type(error).__name__
+        raise EvaluationError(
+            f"{path}: not a verification set of insightface ({why})", path=str(path)
+        ) from None
+    plain = isinstance(pictures, list) and isinstance(same, list)
+    if not plain or not all(isinstance(picture, bytes) for picture in pictures):
+        raise EvaluationError(f"{path}: holds no list of the bytes of pictures", path=str(path))
+    if len(pictures) != 2 * len(same) or not all(kind in (0, 1) for kind in same):
+        raise EvaluationError(
+            f"{path}: {len(pictures)} pictures and {len(same)} kinds: two pictures a pair are needed, and"
+            " True or False",
+            path=str(path),
+        )
+    places: dict[bytes, Path] = {}
+    at = [places.setdefault(picture, path / f"{place:06d}") for place, picture in enumerate(pictures)]
+    pairs = [Pair(at[2 * i], at[2 * i + 1], bool(kind), None) for i, kind in enumerate(same)]
+    return pairs, {place: picture for picture, place in places.items()}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Lists, numbers and bytes; nothing is imported or called but what old pickles write bytes with."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"refused: to open it {module}.{name} would have to be imported and run")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
 
 
 class _PairsFile:
