@@ -181,7 +181,7 @@ def test_names_that_are_not_text_can_be_printed(
     strange = tmp_path / os.fsdecode(b"caf\xe9.jpg")
     shutil.copy(selfie, strange)
     assert main(["embed", str(strange), "--out", str(tmp_path / "a.npz"), *model]) == 0
-    assert "caf\\udce9.jpg: 1 face" in capfd.readouterr().out
+    assert "caf\\udce9.jpg': 1 face" in capfd.readouterr().out
 
 
 # ---------------------------------------------------------------- verify
