@@ -272,9 +272,9 @@ for person, similarity in results:
 
 
 def test_a_folder_of_people(gallery: Gallery, fr: FaceRecognition, bob: Path) -> None:
-    assert gallery.people == ("P001", "P005", "P006", "P008", "P009")
+    assert gallery.people == ("P001", "P003", "P005", "P006", "P008")
     assert len(gallery.samples) == 15
-    assert gallery.samples[3].source == "P005/amateur_outdoors.jpg"
+    assert gallery.samples[3].source == "P003/amateur_outdoors.jpg"
     assert gallery.skipped == ()
     assert (gallery.checkpoint, gallery.detector) == (fr.config.fingerprint, fr.encoder.detector_fingerprint)
     best = fr.search_in_gallery(bob, gallery, top_k=3)[0]
@@ -622,12 +622,16 @@ def test_shipped_embeddings_have_512_dimensions(shipped: FaceRecognition, ann: P
 
 
 def test_shipped_knows_the_people(shipped: FaceRecognition, shipped_gallery: Gallery, pictures: Path) -> None:
-    probes = {"query_1": "P001", "query_2": "P005", "query_4": "P009", "many_faces": "P008"}
+    probes = {
+        "query_1": "P001",
+        "query_2": "P005",
+        "query_3": "P006",
+        "query_4": "P003",
+        "many_faces": "P008",
+    }
     for name, person in probes.items():
         found = shipped.identify(pictures / "loose" / f"{name}.jpg", shipped_gallery)
         assert found.person == person, name
-    # P006 in tears is not sure to be recognised, but must not be taken for somebody else
-    assert shipped.identify(pictures / "loose" / "query_3.jpg", shipped_gallery).person in ("P006", None)
 
 
 def test_shipped_knows_strangers(shipped: FaceRecognition, shipped_gallery: Gallery, pictures: Path) -> None:
@@ -637,13 +641,13 @@ def test_shipped_knows_strangers(shipped: FaceRecognition, shipped_gallery: Gall
 
 
 def test_shipped_tells_all_pairs_apart(shipped_gallery: Gallery, shipped: FaceRecognition) -> None:
-    """At a strict rate: these people have one maker and look more alike than strangers do."""
     people = [sample.person for sample in shipped_gallery.samples]
     similarities = shipped_gallery.vectors @ shipped_gallery.vectors.T
     same = np.equal.outer(people, people)
-    assert shipped.config.calibration is not None
-    threshold = shipped.config.calibration.threshold_at(1e-4)
-    assert similarities[~same].max() < threshold <= similarities[same].min()
+    calibration = shipped.config.calibration
+    assert calibration is not None
+    assert similarities[~same].max() < calibration.threshold_at(1e-3)
+    assert calibration.threshold_at(1e-4) <= similarities[same].min()
 
 
 def test_shipped_is_calibrated(shipped: FaceRecognition, ann: Path, bob: Path) -> None:
