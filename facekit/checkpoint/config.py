@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from facekit.errors import CalibrationError, CheckpointError
@@ -173,6 +174,19 @@ class ModelConfig:
             CheckpointError: no table, another version, an unknown or missing field, or a bad value.
         """
         return cls(**_checked_fields(values))
+
+    @classmethod
+    def read(cls, path: Path) -> ModelConfig:
+        """The config in a file.
+
+        Raises:
+            CheckpointError: the file cannot be read, or as of :meth:`from_json`.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error})", path=str(path)) from None
+        return cls.from_json(text, path=str(path))
 
     @classmethod
     def from_json(cls, text: str, *, path: str = "config.json") -> ModelConfig:

@@ -81,11 +81,7 @@ def read_folder(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing, cut short or changed, or the weights do not fit the config.
     """
     config_path, weights_path = folder / CONFIG, folder / WEIGHTS
-    try:
-        text = config_path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{config_path}: cannot be read ({error})", path=str(config_path)) from None
-    config = ModelConfig.from_json(text, path=str(config_path))
+    config = ModelConfig.read(config_path)
     state = read_safetensors(weights_path)
     model = fill(config, state, path=str(weights_path))
     measured = fingerprint(state, config)

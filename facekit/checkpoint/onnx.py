@@ -157,11 +157,7 @@ def load_onnx(path: Path) -> tuple[OnnxModel, ModelConfig]:
     beside = path.with_name("config.json")
     digest = file_digest(path)
     if beside.is_file():
-        try:
-            text = beside.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{beside}: cannot be read ({error})", path=str(beside)) from None
-        config = ModelConfig.from_json(text, path=str(beside))
+        config = ModelConfig.read(beside)
     elif digest in KNOWN_FILES:
         config = KNOWN_FILES[digest]
     else:
