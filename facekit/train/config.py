@@ -26,6 +26,10 @@ class DataSettings:
     .tar in WebDataset's layout (.cls holds the person's number), or a folder of them."""
     images: Path | None = None
     """Where the paths of the CSV start, if not beside it."""
+    exclude: Path | None = None
+    """CSV whose column path names pictures to leave out, such as `facekit data audit` writes: paths from the
+    folder on, or from where those of the CSV start. What lies in an archive is named as messages do, from
+    the name of the file on: "train.rec, record 17" or "0.tar, byte 512"."""
     heldout: float = 0.04
     """Share of the people kept aside for validation where the data names no split; about 20,000 pictures at
     most."""

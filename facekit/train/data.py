@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +18,19 @@ from facekit.errors import ImageError, TrainingError
 from facekit.image import load_image
 from facekit.prefetch import map_ahead
 from facekit.train.config import DataSettings
+from facekit.train.exclude import excluded_rows
 from facekit.train.sources import Source, open_csv, open_folder, open_records, open_shards
 
-__all__ = ["Crops", "Listing", "decode_crop", "hash_pictures", "load_crops", "read_listing", "shuffled_rows"]
+__all__ = [
+    "Crops",
+    "Listing",
+    "decode_crop",
+    "hash_pictures",
+    "load_crops",
+    "open_source",
+    "read_listing",
+    "shuffled_rows",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +81,7 @@ class Crops:
 
 
 def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
-    """Read who is where.
+    """Read who is where. What ``settings.exclude`` names is in neither part, and moves nobody between them.
 
     Returns:
         (training, held-out): no identity stands in both.
@@ -79,13 +90,14 @@ def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
         ImageError: no such folder, or no pictures in it.
         TrainingError: nothing found, or data that cannot be understood.
     """
-    source = _open(settings)
+    source = open_source(settings.data, settings.images)
     held = source.heldout
     if held is None:
         share = min(settings.heldout, _HELDOUT / max(1, len(source.person)))
         aside = _every_nth(len(source.people), share)
         held = torch.isin(source.person, torch.tensor(aside, dtype=torch.int64))
-    train, heldout = _listing(source, ~held), _listing(source, held)
+    kept = torch.ones_like(held) if settings.exclude is None else ~excluded_rows(source, settings.exclude)
+    train, heldout = _listing(source, ~held & kept), _listing(source, held & kept)
     if train.classes < 2:
         raise TrainingError(f"{settings.data}: {train.classes} people to train on; at least 2 are needed")
     both = source.person[~held][torch.isin(source.person[~held], source.person[held])]
@@ -95,14 +107,23 @@ def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
     return train, heldout
 
 
-def _open(settings: DataSettings) -> Source:
-    data = settings.data
+def open_source(data: Path, images: Path | None = None) -> Source:
+    """The pictures in a folder of people, a CSV, a ``.rec`` or ``.tar`` file, or a folder of ``.tar`` files.
+
+    Args:
+        data: where they lie.
+        images: where the paths of a CSV start, if not beside it.
+
+    Raises:
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: data that cannot be understood.
+    """
     if data.is_dir():
         shards = sorted(path for path in data.glob("*.tar") if path.is_file() and not path.is_symlink())
         return open_shards(shards) if shards else open_folder(data)
     if data.suffix == ".rec":
         return open_records(data)
-    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, settings.images)
+    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, images)
 
 
 def _every_nth(people: int, share: float) -> list[int]:

@@ -23,6 +23,7 @@ class FileSource:
     """One picture a file.
 
     Attributes:
+        root: folder from which pictures are named.
         people: names, sorted.
         person: (n,) int64, index of ``people``.
         heldout: (n,) bool; None where no split is named.
@@ -30,6 +31,7 @@ class FileSource:
         ends: (n,) int64, where each path ends in ``names``.
     """
 
+    root: Path
     people: Sequence[str]
     person: Tensor
     heldout: Tensor | None
@@ -40,6 +42,10 @@ class FileSource:
         """The path of a row."""
         start = int(self.ends[row - 1]) if row else 0
         return Path(os.fsdecode(self.names[start : self.ends[row]].numpy().tobytes()))
+
+    def name(self, row: int) -> str:
+        """The path of a row, from ``root`` on."""
+        return self.read(row).relative_to(self.root).as_posix()
 
 
 def open_folder(folder: Path) -> FileSource:
@@ -52,7 +58,7 @@ def open_folder(folder: Path) -> FileSource:
     paths = find_images(folder)
     if any(path.parent == folder for path in paths):
         raise TrainingError(f"{folder}: pictures outside any person's folder; make one folder a person")
-    return _source([(path, path.parent.name, "") for path in paths])
+    return _source(folder, [(path, path.parent.name, "") for path in paths])
 
 
 def open_csv(table: Path, images: Path | None = None) -> FileSource:
@@ -81,10 +87,10 @@ def open_csv(table: Path, images: Path | None = None) -> FileSource:
                 rows.append((path, row["identity"], row.get("split") or ""))
     except (OSError, ValueError, csv.Error) as error:
         raise TrainingError(f"{table}: not a readable CSV file or folder ({error})") from error
-    return _source(rows)
+    return _source(root, rows)
 
 
-def _source(rows: Iterable[tuple[Path, str, str]]) -> FileSource:
+def _source(root: Path, rows: Iterable[tuple[Path, str, str]]) -> FileSource:
     names, identities, splits = [], [], []
     for path, identity, split in rows:
         names.append(os.fsencode(path))
@@ -93,6 +99,7 @@ def _source(rows: Iterable[tuple[Path, str, str]]) -> FileSource:
     people = sorted(set(identities))
     number = {name: index for index, name in enumerate(people)}
     return FileSource(
+        root,
         people,
         torch.tensor([number[identity] for identity in identities], dtype=torch.int64),
         torch.tensor([split == "heldout" for split in splits]) if any(splits) else None,

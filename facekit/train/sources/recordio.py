@@ -63,6 +63,14 @@ class RecordSource:
     offsets: Tensor
     heldout: None = None
 
+    @property
+    def root(self) -> Path:
+        return self.path.parent
+
+    def name(self, row: int) -> str:
+        """``train.rec, record 17``: the file and the key."""
+        return f"{self.path.name}, record {int(self.keys[row])}"
+
     def read(self, row: int) -> NamedBytes:
         """The encoded picture of a row.
 

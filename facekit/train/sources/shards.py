@@ -52,6 +52,15 @@ class ShardSource:
     places: Tensor
     heldout: None = None
 
+    @property
+    def root(self) -> Path:
+        return self.shards[0].parent
+
+    def name(self, row: int) -> str:
+        """``0.tar, byte 512``: the file, and where the picture starts in it."""
+        shard, at, _ = self.places[row].tolist()
+        return f"{self.shards[shard].name}, byte {at}"
+
     def read(self, row: int) -> NamedBytes:
         """The encoded picture of a row.
 

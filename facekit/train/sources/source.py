@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -25,8 +26,11 @@ class Source(Protocol):
         people: names, sorted, no two alike.
         person: (n,) int64, whose picture each row is, as an index of ``people``.
         heldout: (n,) bool, kept aside for validation; None where the data names no split.
+        root: the folder in which all of it lies.
     """
 
+    @property
+    def root(self) -> Path: ...
     @property
     def people(self) -> Sequence[str]: ...
     @property
@@ -40,6 +44,9 @@ class Source(Protocol):
         Raises:
             ImageError: this one cannot be read.
         """
+
+    def name(self, row: int) -> str:
+        """What lists of pictures call it: its path from ``root`` on, or its archive and its place therein."""
 
 
 class NamedBytes(io.BytesIO):
