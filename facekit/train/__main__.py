@@ -2,39 +2,100 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
+import secrets
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import tyro
 
-from facekit.errors import FacekitError
+from facekit.errors import FacekitError, TrainingError
+from facekit.train import processes
 from facekit.train.loop import fit
+from facekit.train.page import write_page
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
+from facekit.train.settings import from_json, to_json
 
 __all__ = ["main"]
 
 _RECIPES = {"convrec": (ConvRecSettings, build_recipe)}
+_CONFIG = "run.json"
+_ALSO = f"""
+--config FILE takes the settings of another run ({_CONFIG} in its folder); flags beside it go first.
+--print-config prints all settings, and does nothing else.
+torchrun -m facekit.train ... trains with several processes, one a GPU.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a recipe from the command line; returns the exit code: 0 done, 2 an error, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if _first() else logging.ERROR)
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
-    if name not in _RECIPES:
-        print(f"usage: python -m facekit.train {{{','.join(_RECIPES)}}} [--help]", file=sys.stderr)
-        return 0 if name in ("-h", "--help") else 2
-    kind, build = _RECIPES[name]
-    prog = f"python -m facekit.train {name}"
     try:
-        settings = tyro.cli(kind, prog=prog, args=rest[:-1], config=(tyro.conf.OmitArgPrefixes,))
-        print(fit(build(settings), settings.run, settings.optim))
+        if name == "page" and rest[:-1]:
+            print(write_page(Path(rest[0])))
+            return 0
+        if name not in _RECIPES:
+            usage = f"usage: python -m facekit.train {{{','.join(_RECIPES)}}} [--help]\n"
+            print(f"{usage}       python -m facekit.train page RUN", file=sys.stderr)
+            return 0 if name in ("-h", "--help") else 2
+        return _run(name, rest[:-1])
     except FacekitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    kind, build = _RECIPES[name]
+    also = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    also.add_argument("--config", type=Path)
+    also.add_argument("--print-config", action="store_true")
+    known, rest = also.parse_known_args(argv)
+    before: dict[str, Any] = {}
+    if known.config is not None:
+        before["default"] = from_json(known.config, name, kind)
+    settings = tyro.cli(
+        kind,
+        prog=f"python -m facekit.train {name}",
+        description=f"{kind.__doc__}\n{_ALSO}",
+        args=rest,
+        **before,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if known.print_config:
+        print(to_json(name, settings), end="")
+        return 0
+    with processes.joined(settings.run.device):
+        recipe = build(settings)
+        if processes.rank() == 0:
+            _keep(settings.run.out / _CONFIG, to_json(name, settings))
+        checkpoint = fit(recipe, settings.run, settings.optim)
+        if processes.rank() == 0:
+            print(checkpoint)
     return 0
+
+
+def _first() -> bool:
+    """Whether this is the process that talks; ``torchrun`` says so before they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _keep(file: Path, text: str) -> None:
+    """Write the settings beside the run, whole or not at all."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise TrainingError(f"{file}: cannot be written ({error}); give another --out") from error
 
 
 if __name__ == "__main__":

@@ -78,7 +78,10 @@ class RunSettings:
     epochs: int = 50
     """Passes over the training pictures."""
     batch_size: int = 256
-    """Pictures a step."""
+    """Pictures a step, over all processes."""
+    micro_batch: int | None = None
+    """Pictures that a process takes through the network at once; a step adds up the gradients of so many
+    parts. If not given, all of its share, and half of that whenever memory runs out."""
     seed: int = 0
     """Of weights, order and augmentation."""
     device: str = "auto"
@@ -91,4 +94,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "epochs", self.epochs, "give 1 or more")
         _require(self.batch_size > 1, "batch_size", self.batch_size, "give 2 or more: batch norm needs them")
+        _require(
+            self.micro_batch is None or self.micro_batch > 1,
+            "micro_batch",
+            self.micro_batch,
+            "give 2 or more",
+        )
         _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "give minutes above 0")

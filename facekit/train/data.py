@@ -66,18 +66,20 @@ class Crops:
         pictures: (n, 3, size, size) uint8, RGB.
         labels: (n,) int64, 0 ... classes - 1.
         classes: number of identities.
+        rows: (n,) int64, which of the listing's pictures these are.
     """
 
     pictures: Tensor
     labels: Tensor
     classes: int
+    rows: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(pictures, labels) for each tensor of rows."""
-        return ((self.pictures[rows], self.labels[rows]) for rows in order)
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(pictures, labels, numbers of the crops) for each tensor of such numbers."""
+        return ((self.pictures[rows], self.labels[rows], rows) for rows in order)
 
 
 def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
@@ -179,7 +181,9 @@ def load_crops(listing: Listing, size: int = 112, *, progress: bool = True) -> C
     if len(listing) and not kept:
         raise TrainingError(f"none of the {len(listing)} pictures can be read; the last warning says why")
     people, labels = np.unique(listing.labels[kept].numpy(), return_inverse=True)
-    return Crops(pictures[: len(kept)], torch.from_numpy(labels), len(people))
+    return Crops(
+        pictures[: len(kept)], torch.from_numpy(labels), len(people), torch.tensor(kept, dtype=torch.int64)
+    )
 
 
 def shuffled_rows(count: int, batch_size: int, *, seed: int, epoch: int) -> Sequence[Tensor]:

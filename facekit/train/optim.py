@@ -57,14 +57,17 @@ def progressive_margin(progress: float, *, scale: float = 64.0, margin: float = 
     raise AssertionError("progress is clamped to [0, 1]")
 
 
-def decay_groups(modules: Iterable[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """Optimiser groups of one learning rate: matrices and kernels decay; biases and norms do not."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
-    for module in modules:
-        for parameter in module.parameters():
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    for parameter in parameters:
+        (decayed if parameter.ndim > 1 else plain).append(parameter)
+    groups = (decayed, weight_decay), (plain, 0.0)
     return [
-        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-        {"params": plain, "lr": lr, "weight_decay": 0.0},
+        {"name": name, "params": params, "lr": lr, "weight_decay": decay}
+        for params, decay in groups
+        if params
     ]

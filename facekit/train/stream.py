@@ -78,8 +78,8 @@ class Stream:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(pictures, labels) for each tensor of rows.
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(pictures, labels, numbers of the crops) for each tensor of such numbers.
 
         Raises:
             TrainingError: of a whole batch nothing can be read, or a process ended.
@@ -93,7 +93,7 @@ class Stream:
                         _log.warning("left out: %s", reason)
                 if not rows:
                     raise TrainingError(f"no picture of a whole batch can be read; {broken[0][1]}")
-                yield pictures, self._labels[rows]
+                yield pictures, self._labels[rows], torch.tensor(rows)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -1,78 +1,62 @@
-"""How good an embedding is on people it was not trained on: every pair of them, in blocks."""
+"""How good an embedding is on people it was not trained on: every pair of them."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from facekit.checkpoint import Calibration
-from facekit.errors import TrainingError
+from facekit.evaluate import ROC, roc_of_people
+from facekit.train.recipe import Scores
 
-__all__ = ["calibrate", "heldout_scores"]
+__all__ = ["ENOUGH_PAIRS", "calibrate", "heldout_curve", "heldout_scores", "impostor_pairs"]
 
-_BINS = 200_001  # histogram of scores over [-1, 1]: a threshold is known to 1e-5
+ENOUGH_PAIRS = 100
+"""Pairs of two people; with fewer not even a false accept rate of 10 % can be measured."""
+
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+_BINS = 200  # of the histograms that people look at
 
 
-def heldout_scores(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """TAR@FAR over all pairs.
+def impostor_pairs(labels: Tensor) -> int:
+    """How many pairs of two people there are.
 
     Args:
-        embeddings: (n, d) float32 of unit length.
         labels: (n,) int64.
-
-    Returns:
-        ``tar@far=...`` for each rate that the number of impostor pairs allows.
     """
-    genuine, impostor = _histograms(embeddings, labels)
-    if not genuine.sum() or not impostor.sum():
-        return {}
-    accepted = genuine.flip(0).cumsum(0).flip(0) / genuine.sum()
-    return {
-        f"tar@far={far:g}": float(accepted[_cut(impostor, far)])
-        for far in _FARS
-        if impostor.sum() * far >= 10
-    }
+    counts = torch.bincount(labels) if len(labels) else labels
+    return int((counts.sum() ** 2 - (counts**2).sum()) // 2)
 
 
-def calibrate(embeddings: Tensor, labels: Tensor, data: str) -> Calibration:
-    """The similarity that each false accept rate takes, over all pairs of different people.
+def heldout_curve(embeddings: Tensor, labels: Tensor) -> ROC | None:
+    """The ROC of all pairs; None where there are too few to say anything.
 
     Args:
         embeddings: (n, d) float32 of unit length.
         labels: (n,) int64.
+    """
+    if impostor_pairs(labels) < ENOUGH_PAIRS or int(torch.bincount(labels).max()) < 2:
+        return None
+    return roc_of_people(embeddings.numpy(), labels.numpy())
+
+
+def heldout_scores(curve: ROC) -> Scores:
+    """TAR at those FAR that mean at least ten impostor pairs, and histograms of the scores."""
+    rates = {f"tar@far={far:g}": curve.tar_at_far(far) for far in curve.calibration(_FARS)}
+    edges = np.linspace(-1, 1, _BINS + 1)
+    counts = (
+        np.histogram(curve.thresholds[1:], edges, weights=np.diff(share) * number)[0].round().astype(int)
+        for share, number in ((curve.tar, curve.genuine), (curve.far, curve.impostor))
+    )
+    return Scores({**rates, "auc": curve.auc, "eer": curve.eer}, *(tuple(part.tolist()) for part in counts))
+
+
+def calibrate(curve: ROC, data: str) -> Calibration:
+    """The similarity that each false accept rate takes.
+
+    Args:
+        curve: of all pairs.
         data: what the pictures are, for the checkpoint's config.
-
-    Raises:
-        TrainingError: fewer than 100 impostor pairs.
     """
-    genuine, impostor = _histograms(embeddings, labels)
-    pairs = int(impostor.sum())
-    rows = {
-        far: round(2.0 * _cut(impostor, far) / (_BINS - 1) - 1.0, 5) for far in _FARS if pairs * far >= 10
-    }
-    if not rows:
-        raise TrainingError(
-            f"{data}: {pairs} impostor pairs are too few to calibrate on; at least 100 are needed"
-        )
-    return Calibration(data=data, impostor_pairs=pairs, genuine_pairs=int(genuine.sum()), thresholds=rows)
-
-
-def _histograms(embeddings: Tensor, labels: Tensor, block: int = 1024) -> tuple[Tensor, Tensor]:
-    """Counts of genuine and of impostor scores over the bins, each pair once."""
-    genuine, impostor = torch.zeros(_BINS, dtype=torch.int64), torch.zeros(_BINS, dtype=torch.int64)
-    for start in range(0, len(labels), block):
-        rows = torch.arange(start, min(start + block, len(labels)))
-        scores = embeddings[rows] @ embeddings[start:].T
-        bins = ((scores.clamp(-1, 1) + 1) * ((_BINS - 1) / 2)).long()
-        later = torch.arange(start, len(labels))[None] > rows[:, None]
-        same = labels[rows][:, None] == labels[start:][None]
-        genuine += torch.bincount(bins[later & same], minlength=_BINS)
-        impostor += torch.bincount(bins[later & ~same], minlength=_BINS)
-    return genuine, impostor
-
-
-def _cut(impostor: Tensor, far: float) -> int:
-    """The lowest bin at and above which at most ``far`` of the impostors lie."""
-    above = impostor.flip(0).cumsum(0).flip(0)
-    return int((above > far * impostor.sum()).sum())
+    return Calibration(data, curve.impostor, curve.genuine, curve.calibration(_FARS))

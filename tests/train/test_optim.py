@@ -53,7 +53,8 @@ def test_other_final_values_stretch_the_schedule() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
-    decayed, plain = decay_groups([model], lr=0.1, weight_decay=0.5)
+    decayed, plain = decay_groups("all", model.parameters(), lr=0.1, weight_decay=0.5)
+    assert {decayed["name"], plain["name"]} == {"all"}
     assert [p.shape for p in decayed["params"]] == [(3, 4)]
     assert len(plain["params"]) == 3
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)

@@ -1,45 +1,54 @@
-"""ConvRec: identities learnt with a progressive angular margin, a teacher's embeddings, or both.
+"""ConvRec: identities learnt with a progressive margin, a teacher's embeddings, or both.
 
-The published recipe (ConvAI Innovations, 2024) starts with a scaled softmax without a margin, adds the
-margin step by step and ends as ArcFace. With ``--teacher`` the embedding is also pulled towards that of
-a stronger network, either of the very same view ("patient and consistent", Beyer et al. 2022) or of the
+The published recipe (ConvAI Innovations, 2024) has three phases. Until 16 % of the run the trained backbone
+is frozen and a softmax without a margin learns the people; until 40 % the margin comes in; then it rises to
+ArcFace's, with stronger augmentation. With ``--distill`` the embedding is also pulled towards that of a
+stronger network, either of the very same view ("patient and consistent", Beyer et al. 2022) or of the
 untouched picture, which is embedded once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from facekit.checkpoint import Calibration, Checkpoint, ModelConfig, load_checkpoint, save_checkpoint
-from facekit.checkpoint.load import is_on_hub
+from facekit.checkpoint import Checkpoint, ModelConfig, save_checkpoint
 from facekit.embed import Embedder, resolve_device
 from facekit.errors import SettingError
-from facekit.models import build
+from facekit.evaluate import ROC
+from facekit.train import processes
 from facekit.train.augment import Augmentation, augment, mix_faces
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
-from facekit.train.data import Crops, hash_pictures, load_crops, read_listing, shuffled_rows
+from facekit.train.data import load_crops, read_listing, shuffled_rows
 from facekit.train.heads import MarginHead
 from facekit.train.losses import cosine_distillation, expected_initial_loss
 from facekit.train.optim import cosine, decay_groups, progressive_margin, warm_restarts
-from facekit.train.recipe import Recipe, Step
-from facekit.train.state import load_state, save_state
-from facekit.train.stream import Stream, open_crops
-from facekit.train.validate import calibrate, heldout_scores
+from facekit.train.recipe import Recipe, Scores, Step
+from facekit.train.settings import portable
+from facekit.train.start import start_network
+from facekit.train.stream import open_crops
+from facekit.train.teacher import embeddings_of_pictures, open_teacher, stored_embeddings
+from facekit.train.validate import (
+    ENOUGH_PAIRS,
+    calibrate,
+    heldout_curve,
+    heldout_scores,
+    impostor_pairs,
+)
 
 __all__ = ["ConvRecSettings", "build_recipe"]
 
-_SIZE = 112  # pixels; what inference aligns to
+_CROP = 112  # pixels; what inference aligns to
 _PIXEL_MEAN = (127.5, 127.5, 127.5)
 _PIXEL_STD = (127.5, 127.5, 127.5)
+_FROZEN, _MILD = 0.16, 0.40  # shares of the run after which the first and the second phase end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +59,40 @@ class ConvRecSettings:
     run: RunSettings
     optim: OptimSettings = field(default_factory=OptimSettings)
     augment: Augmentation = field(default_factory=Augmentation)
+    mild: float = 0.5
+    """Strength of the augmentation until 40 % of the run, as a share of what it is afterwards."""
     architecture: Literal["convrec", "faceresnet"] = "convrec"
     """convrec is the published ResNet-50 with its embedding head; faceresnet is small enough for a CPU."""
     init: str | None = None
-    """Checkpoint to start from (folder, file or Hub name). Its backbone is frozen for the first 16 % of the
-    run, while the margin head, if there is one, learns the people."""
+    """Weights to start from: a checkpoint (folder, file or Hub name), torchvision's resnet50 as a file,
+    imagenet to fetch that, or random. If not given, imagenet for convrec and random for faceresnet. What
+    comes trained is frozen for the first 16 % of the run, while the rest learns the people."""
     scale: float = 64.0
     """Final scale s of the logits."""
     margin: float = 0.5
-    """Final angular margin m, in radians."""
+    """Final angular margin m, in radians (ArcFace); 0 with --cosine-margin 0 is a softmax."""
+    cosine_margin: float = 0.0
+    """Final margin that is subtracted from the cosine (CosFace: 0.4 with --margin 0)."""
+    margin_schedule: Literal["progressive", "constant"] = "progressive"
+    """Scale and margins that rise with the run, or their final values from the first step on."""
     margin_weight: float = 1.0
     """Weight of the margin loss; 0 learns from the teacher alone."""
-    teacher: str | None = None
-    """Checkpoint, ONNX file or Hub name whose embeddings are imitated."""
-    teacher_weight: float = 1.0
+    sample_rate: float = 1.0
+    """Share of the people whom each step compares with, for very many of them (Partial FC)."""
+    distill: str | None = None
+    """Teacher whose embeddings are imitated: a checkpoint, ONNX file or Hub name; or the .npz that
+    `facekit embed --aligned` wrote of the training pictures."""
+    distill_weight: float = 1.0
     """Weight of 1 - cos(student, teacher)."""
-    teacher_view: Literal["same", "picture"] = "same"
+    distill_view: Literal["same", "picture"] = "same"
     """What the teacher sees: the student's own view, at every step; or the picture and its mirror, once."""
     mixtures: float = 0.0
     """Share of each batch that is mixtures of two faces, of which only the teacher knows what they are; it
     sees them at every step."""
-    start_size: int = _SIZE
-    """Side in pixels to which the views of the first part of the run are shrunk; smaller is faster."""
+    size: int = _CROP
+    """Side in pixels of the faces that the network sees; smaller is faster and less accurate."""
+    start_size: int | None = None
+    """Side in pixels during the first part of the run, if another."""
     start_share: float = 0.5
     """Share of the run that sees --start-size."""
     flip_average: bool = False
@@ -81,210 +102,223 @@ class ConvRecSettings:
     """License written into the checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.margin_weight < 0 or self.teacher_weight < 0:
-            raise SettingError("margin_weight and teacher_weight: give 0 or more")
-        if self.margin_weight == 0 and self.teacher is None:
+        if self.margin_weight < 0 or self.distill_weight < 0:
+            raise SettingError("margin_weight and distill_weight: give 0 or more")
+        if self.margin_weight == 0 and self.distill is None:
             raise SettingError(
-                "margin_weight=0 without a teacher: there is nothing to learn from; give --teacher"
+                "margin_weight=0 without a teacher: there is nothing to learn from; give --distill"
             )
-        if not 0 <= self.mixtures < 1 or (self.mixtures and self.teacher is None):
-            raise SettingError(f"mixtures={self.mixtures}: give a share in [0, 1), and --teacher")
-        if not 16 <= self.start_size <= _SIZE:
-            raise SettingError(f"start_size={self.start_size}: give pixels in 16 ... {_SIZE}")
+        if not 0 <= self.mixtures < 1 or (self.mixtures and (self.distill is None or self.is_stored)):
+            raise SettingError(
+                f"mixtures={self.mixtures}: give a share in [0, 1), and a network as --distill"
+            )
+        for name, size in (("size", self.size), ("start_size", self.start_size)):
+            if size is not None and not 16 <= size <= _CROP:
+                raise SettingError(f"{name}={size}: give pixels in 16 ... {_CROP}")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the teacher's embeddings come from a file."""
+        return self.distill is not None and self.distill.lower().endswith(".npz")
 
 
 def build_recipe(settings: ConvRecSettings) -> Recipe:
     """Everything of the recipe that the loop needs: networks, batches, one step, validation, export."""
     torch.manual_seed(settings.run.seed)
-    device = resolve_device(settings.run.device)
-    training, aside = read_listing(settings.data)
-    crops = open_crops(training, _SIZE, settings.data, pin=device.type == "cuda")
-    heldout = load_crops(aside, _SIZE)
-    backbone, dim, sizes = _backbone(settings)
-    modules = nn.ModuleDict({"backbone": backbone})
-    if settings.margin_weight:
-        modules["head"] = MarginHead(dim, crops.classes)
-    modules.to(memory_format=torch.channels_last)
-    teacher = None if settings.teacher is None else _teacher(settings, dim)
-    targets = None
-    if teacher is not None and settings.teacher_view == "picture":
-        if not isinstance(crops, Crops):
-            raise SettingError("teacher_view=picture: the pictures must fit into memory; raise --keep-gb")
-        targets = _teacher_targets(teacher, crops.pictures, settings.run.out / "teacher.pt")
-    mean = torch.tensor(_PIXEL_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(_PIXEL_STD, device=device).view(1, 3, 1, 1)
-    steps_per_epoch = len(crops) // settings.run.batch_size
-    if steps_per_epoch == 0:
-        raise SettingError(
-            f"batch_size={settings.run.batch_size}: more than the {len(crops)} training pictures"
-        )
+    training = _Training(settings)
+    return Recipe(
+        modules=training.modules,
+        groups=training.groups(),
+        steps_per_epoch=training.steps_per_epoch,
+        batches=training.batches,
+        lr_factor=training.lr_factor,
+        step=training.step,
+        evaluate=training.evaluate,
+        export=training.export,
+        notes=training.notes(),
+        sharded={"head.weight": training.crops.classes} if training.head is not None else {},
+    )
 
-    def batches(epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        order = shuffled_rows(len(crops), settings.run.batch_size, seed=settings.run.seed, epoch=epoch)[skip:]
-        for rows, batch in zip(order, crops.batches(order), strict=True):
-            yield batch if targets is None else (*batch, targets[rows])
 
-    def step(batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor]:
-        pictures, labels, *target = batch
-        generator = torch.Generator().manual_seed(settings.run.seed * 1_000_003 + at.number)
+class _Training:
+    """The networks and pictures of one run, and what is done with them."""
+
+    def __init__(self, settings: ConvRecSettings) -> None:
+        self.settings = settings
+        self.device = resolve_device(settings.run.device)
+        training, aside = read_listing(settings.data)
+        self.crops = open_crops(training, _CROP, settings.data, pin=self.device.type == "cuda")
+        self.heldout = load_crops(aside, _CROP)
+        self.steps_per_epoch = len(self.crops) // settings.run.batch_size
+        if self.steps_per_epoch == 0:
+            raise SettingError(
+                f"batch_size={settings.run.batch_size}: more than the {len(self.crops)} training pictures"
+            )
+        self.start = start_network(settings.architecture, settings.init, size=settings.size)
+        self.backbone, self.head = self.start.model, None
+        self.modules = nn.ModuleDict({"backbone": self.backbone})
+        if settings.margin_weight:
+            self.head = MarginHead(self.start.dim, self.crops.classes, sample_rate=settings.sample_rate)
+            self.modules["head"] = self.head
+        self.modules.to(memory_format=torch.channels_last)
+        self.teacher: Embedder | None = None
+        self.targets: Tensor | None = None
+        if settings.distill is not None and settings.is_stored:
+            self.targets = stored_embeddings(settings.distill, training, self.crops, self.start.dim)
+        elif settings.distill is not None:
+            self.teacher = open_teacher(settings.distill, self.start.dim, self.device)
+            if settings.distill_view == "picture":
+                stored = settings.run.out / "teacher.safetensors"
+                self.targets = embeddings_of_pictures(self.teacher, self.crops, stored)
+        self._mean = torch.tensor(_PIXEL_MEAN, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(_PIXEL_STD, device=self.device).view(1, 3, 1, 1)
+        self._curve: ROC | None = None
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """(pictures, labels[, what the teacher says]) of this process."""
+        run = self.settings.run
+        order = shuffled_rows(len(self.crops), run.batch_size, seed=run.seed, epoch=epoch)[skip:]
+        own = [rows[processes.rank() :: processes.world()] for rows in order]
+        for pictures, labels, rows in self.crops.batches(own):
+            yield (pictures, labels) if self.targets is None else (pictures, labels, self.targets[rows])
+
+    def step(self, batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor | float]:
+        """Augment, embed, and compare with people and teacher."""
+        settings, (pictures, labels, *target) = self.settings, batch
         mixed = int(settings.mixtures * len(pictures))
         if mixed:
-            pictures = torch.cat([mix_faces(pictures[:mixed], generator), pictures[mixed:]])
-        views = augment(pictures, settings.augment, generator)
-        frozen = settings.init is not None and "head" in modules and at.progress < 0.16
-        if frozen:
-            backbone.eval()  # its batch norms keep the statistics that it came with
-        with torch.set_grad_enabled(not frozen):
-            embeddings = backbone(_network_input(views, settings, at, mean, std)).float()
-        metrics: dict[str, Tensor] = {}
-        loss = embeddings.new_zeros(())
-        if teacher is not None:
-            seen = mixed if target else len(views)
-            wanted = teacher.embed(views[:seen]).to(device)
-            if target:
-                wanted = torch.cat([wanted, target[0][seen:]])
-            metrics["teacher"] = cosine_distillation(embeddings, wanted)
-            loss = loss + settings.teacher_weight * metrics["teacher"]
-        if "head" in modules:
-            scale, margin = progressive_margin(at.progress, scale=settings.scale, margin=settings.margin)
-            metrics["margin"], metrics["target_cosine"] = modules["head"](
-                embeddings[mixed:], labels[mixed:], scale=scale, margin=margin
-            )
-            loss = loss + settings.margin_weight * metrics["margin"]
-        return {"loss": loss, **metrics}
+            pictures = torch.cat([mix_faces(pictures[:mixed], torch.default_generator), pictures[mixed:]])
+        strength = settings.mild if at.progress < _MILD else 1.0
+        views = augment(pictures, settings.augment.scaled(strength), torch.default_generator)
+        self._freeze(self.head is not None and at.progress < _FROZEN)
+        embeddings = self.backbone(self._network_input(views, at)).float()
+        metrics: dict[str, Tensor | float] = {}
+        loss, chance = embeddings.new_zeros(()), 0.0
+        if settings.distill is not None:
+            wanted = self._wanted(views, target, mixed)
+            told = cosine_distillation(embeddings, wanted)
+            metrics["teacher_loss"] = told
+            loss, chance = loss + settings.distill_weight * told, settings.distill_weight
+        if self.head is not None:
+            numbers = self._margins(at)
+            known, cosine = self.head(embeddings[mixed:], labels[mixed:], **numbers)
+            metrics |= {"margin_loss": known, "target_cosine": cosine, **numbers}
+            loss = loss + settings.margin_weight * known
+            chance += settings.margin_weight * _chance(self.crops.classes, **numbers)
+        return {"loss": loss, "chance": chance, **metrics}
 
-    def lr_factor(at: Step) -> float:
-        if settings.optim.schedule == "warm-restarts":
+    def lr_factor(self, at: Step) -> float:
+        """Of every learning rate."""
+        optim = self.settings.optim
+        if optim.schedule == "warm-restarts":
             return warm_restarts(at.epoch)
-        return cosine(at.progress, warmup=settings.optim.warmup)
+        return cosine(at.progress, warmup=optim.warmup)
 
-    def config(*, input_size: int = _SIZE, **more: Any) -> ModelConfig:
+    def evaluate(self, at: Step) -> Scores:
+        """All pairs of the held-out people."""
+        if not len(self.heldout):
+            return Scores({})
+        checkpoint = Checkpoint(self.backbone, self._config(input_size=self._view_size(at)))
+        embedder = Embedder(checkpoint, device=self.device, precision=self.settings.run.precision)
+        self._curve = heldout_curve(embedder.embed(self.heldout.pictures), self.heldout.labels)
+        return Scores({}) if self._curve is None else heldout_scores(self._curve)
+
+    def export(self, folder: Path, scores: Scores) -> None:
+        """A checkpoint; with thresholds, if enough people were held out and evaluated."""
+        data = self.settings.data.data
+        what = f"{self.heldout.classes} held-out people of {data.name}, {len(self.heldout)} pictures"
+        calibration = None if self._curve is None else calibrate(self._curve, what)
+        threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
+        recipe = {"name": "convrec", "settings": portable(self.settings), "heldout": dict(scores.values)}
+        config = self._config(calibration=calibration, threshold=threshold, recipe=recipe)
+        save_checkpoint(folder, self.backbone, config, half=True)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups: what comes trained learns slower."""
+        optim = self.settings.optim
+        trained = set() if self.start.trained is None else set(self.start.trained.parameters())
+        fresh = [p for p in self.modules.parameters() if p not in trained]
+        slow = [p for p in self.modules.parameters() if p in trained]
+        return [
+            *decay_groups("backbone", slow, lr=optim.backbone_lr, weight_decay=optim.weight_decay),
+            *decay_groups("fresh", fresh, lr=optim.lr, weight_decay=optim.weight_decay),
+        ]
+
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing before the first step."""
+        people = f"{len(self.crops)} pictures of {self.crops.classes} people"
+        notes = [f"{people}; {len(self.heldout)} of {self.heldout.classes} others are held out"]
+        if impostor_pairs(self.heldout.labels) < ENOUGH_PAIRS:
+            notes.append(
+                "too few are held out to measure thresholds: the checkpoint will have none; "
+                "raise --heldout, or use facekit calibrate afterwards"
+            )
+        if self.head is not None:
+            numbers = self._margins(Step(0, 0.0, 0.0))
+            first = expected_initial_loss(self.crops.classes, self.start.dim, **numbers)
+            chance = math.log(self.crops.classes)
+            notes.append(
+                f"expected first margin loss: {first:.2f} (ln of the number of people: {chance:.2f})"
+            )
+        return tuple(notes)
+
+    def _margins(self, at: Step) -> dict[str, float]:
+        """Scale and margins of a step, as the head takes them."""
+        settings = self.settings
+        scale, share = settings.scale, 1.0
+        if settings.margin_schedule == "progressive":
+            scale, share = progressive_margin(at.progress, scale=settings.scale, margin=1.0)
+        return {
+            "scale": scale,
+            "margin": share * settings.margin,
+            "cosine_margin": share * settings.cosine_margin,
+        }
+
+    def _freeze(self, frozen: bool) -> None:
+        """Keep what comes trained as it is; its batch norms, too, keep the statistics that they came with."""
+        trained = self.start.trained
+        if trained is None:
+            return
+        for parameter in trained.parameters():
+            parameter.requires_grad_(not frozen)
+        if frozen:
+            trained.eval()
+
+    def _wanted(self, views: Tensor, target: list[Tensor], mixed: int) -> Tensor:
+        """(n, d) what the teacher says of each view."""
+        if self.teacher is None:
+            return target[0]
+        seen = mixed if target else len(views)
+        wanted = self.teacher.embed(views[:seen]).to(self.device)
+        return torch.cat([wanted, target[0][seen:]]) if target else wanted
+
+    def _view_size(self, at: Step) -> int:
+        settings = self.settings
+        early = settings.start_size is not None and at.progress < settings.start_share
+        return settings.start_size or settings.size if early else settings.size
+
+    def _network_input(self, views: Tensor, at: Step) -> Tensor:
+        x = views.float()
+        size = self._view_size(at)
+        if size < _CROP:
+            x = F.interpolate(x, size=size, mode="area")
+        return ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+    def _config(self, *, input_size: int | None = None, **more: Any) -> ModelConfig:
         return ModelConfig(
-            architecture=settings.architecture,
-            embedding_dim=dim,
-            input_size=input_size,
+            architecture=self.settings.architecture,
+            embedding_dim=self.start.dim,
+            input_size=input_size or self.settings.size,
             color="rgb",
             mean=_PIXEL_MEAN,
             std=_PIXEL_STD,
-            sizes=sizes,
-            flip_average=settings.flip_average,
-            license=settings.license,
+            sizes=self.start.sizes,
+            flip_average=self.settings.flip_average,
+            license=self.settings.license,
             **more,
         )
 
-    def embed_heldout(size: int = _SIZE) -> Tensor:
-        checkpoint = Checkpoint(backbone, config(input_size=size))
-        return Embedder(checkpoint, device=device, precision=settings.run.precision).embed(heldout.pictures)
 
-    def evaluate(at: Step) -> Mapping[str, float]:
-        return heldout_scores(embed_heldout(_view_size(settings, at)), heldout.labels) if len(heldout) else {}
-
-    def export(folder: Path, scores: Mapping[str, float]) -> None:
-        calibration: Calibration | None = None
-        if len(heldout):
-            what = f"{heldout.classes} held-out people of {settings.data.data.name}, {len(heldout)} pictures"
-            calibration = calibrate(embed_heldout(), heldout.labels, what)
-        threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
-        recipe = {"name": "convrec", "settings": _portable(settings), "heldout": dict(scores)}
-        save_checkpoint(
-            folder, backbone, config(calibration=calibration, threshold=threshold, recipe=recipe), half=True
-        )
-
-    groups = decay_groups(
-        [backbone],
-        lr=settings.optim.backbone_lr if settings.init else settings.optim.lr,
-        weight_decay=settings.optim.weight_decay,
-    )
-    if "head" in modules:
-        groups += decay_groups(
-            [modules["head"]], lr=settings.optim.lr, weight_decay=settings.optim.weight_decay
-        )
-    return Recipe(
-        modules,
-        groups,
-        steps_per_epoch,
-        batches,
-        lr_factor,
-        step,
-        evaluate,
-        export,
-        _notes(settings, crops, dim),
-    )
-
-
-def _backbone(settings: ConvRecSettings) -> tuple[nn.Module, int, dict[str, Any]]:
-    """The network, the length of its embedding, and the sizes that build it again."""
-    if settings.init is not None:
-        start = load_checkpoint(settings.init)
-        if start.config.architecture != settings.architecture or not isinstance(start.model, nn.Module):
-            raise SettingError(
-                f"init={settings.init}: holds {start.config.architecture}, not {settings.architecture}"
-            )
-        return start.model.train(), start.config.embedding_dim, dict(start.config.sizes)
-    model = build(settings.architecture)
-    with torch.inference_mode():
-        dim = int(model.eval()(torch.zeros(1, 3, _SIZE, _SIZE)).shape[1])
-    return model, dim, {}
-
-
-def _teacher(settings: ConvRecSettings, dim: int) -> Embedder:
-    assert settings.teacher is not None
-    teacher = Embedder(load_checkpoint(settings.teacher), device=settings.run.device)
-    if teacher.dim != dim:
-        raise SettingError(
-            f"teacher={settings.teacher}: embeds to {teacher.dim} numbers and the student to {dim}; "
-            "give a teacher with as many"
-        )
-    return teacher
-
-
-def _teacher_targets(teacher: Embedder, pictures: Tensor, stored: Path) -> Tensor:
-    """(n, d) float32: the teacher's mean embedding of each picture and its mirror, made once a run."""
-    key = f"{teacher.config.fingerprint} {hash_pictures(pictures)}"
-    state = load_state(stored)
-    if state is None or state["key"] != key:
-        batches = tqdm(torch.split(pictures, 64), "teacher", unit="batch")
-        vectors = torch.cat([teacher.embed(part) + teacher.embed(part.flip(3)) for part in batches])
-        state = {"key": key, "targets": F.normalize(vectors)}
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        save_state(stored, state)
-    targets: Tensor = state["targets"]
-    return targets
-
-
-def _view_size(settings: ConvRecSettings, at: Step) -> int:
-    return settings.start_size if at.progress < settings.start_share else _SIZE
-
-
-def _network_input(views: Tensor, settings: ConvRecSettings, at: Step, mean: Tensor, std: Tensor) -> Tensor:
-    x = views.float()
-    size = _view_size(settings, at)
-    if size < _SIZE:
-        x = F.interpolate(x, size=size, mode="area")
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def _notes(settings: ConvRecSettings, crops: Crops | Stream, dim: int) -> tuple[str, ...]:
-    notes = [f"{len(crops)} pictures of {crops.classes} people"]
-    if settings.margin_weight:
-        scale, margin = progressive_margin(0.0, scale=settings.scale, margin=settings.margin)
-        first = expected_initial_loss(crops.classes, dim, scale=scale, margin=margin)
-        chance = math.log(crops.classes)
-        notes.append(f"expected first margin loss: {first:.2f} (ln of the number of people: {chance:.2f})")
-    return tuple(notes)
-
-
-def _portable(settings: ConvRecSettings) -> dict[str, Any]:
-    """Settings as plain JSON values; of paths only the last part, since a checkpoint travels."""
-    table = asdict(settings)
-    for name in ("init", "teacher"):
-        if table[name] is not None and not is_on_hub(table[name]):
-            table[name] = Path(table[name])
-    plain: dict[str, Any] = _without_folders(table)
-    return plain
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_folders(part) for name, part in value.items()}
-    return value.absolute().name if isinstance(value, Path) else value
+def _chance(classes: int, *, scale: float, margin: float, cosine_margin: float) -> float:
+    """The margin loss of a network that gives all pictures one embedding, far from all centres."""
+    return math.log(max(2, classes)) + scale * (math.sin(margin) + cosine_margin)

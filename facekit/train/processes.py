@@ -1,0 +1,112 @@
+"""The processes that train one network together: which of them this is, and what they tell each other.
+
+Outside of ``torchrun`` there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from facekit.embed import resolve_device
+
+__all__ = ["average", "barrier", "highest", "joined", "rank", "same", "total", "world"]
+
+_PATIENCE = timedelta(hours=12)  # while the first one embeds pictures; torchrun ends those left behind
+_BUCKET = 1 << 24  # numbers that are averaged at once
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Join the processes that ``torchrun`` started, if it did; on CUDA each takes the GPU of its number.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` ...
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    on_gpu = resolve_device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _several() else 1
+
+
+def rank() -> int:
+    """The number of this one; 0 is the one that talks."""
+    return dist.get_rank() if _several() else 0
+
+
+def barrier() -> None:
+    """Wait until all have come here."""
+    if _several():
+        dist.all_reduce(torch.zeros(()))  # on the CPU: it must not wait for a GPU's other work
+
+
+def highest(number: int) -> int:
+    """The highest of the numbers that they say."""
+    if not _several():
+        return number
+    said = torch.tensor(number)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return int(said)
+
+
+def same(tensors: Sequence[Tensor]) -> None:
+    """Give all of them the tensors of the first, in place."""
+    if _several():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over all of them."""
+    if _several():
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace floating tensors by their mean over the processes, in place, many at a time."""
+    if not _several():
+        return
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        flat /= world()
+        for tensor, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,0 +1,98 @@
+"""Settings to JSON and back: what ``--print-config`` prints, runs keep, and ``--config`` starts again."""
+
+from __future__ import annotations
+
+import json
+import types
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from facekit.checkpoint.load import is_on_hub
+from facekit.errors import SettingError
+
+__all__ = ["from_json", "portable", "to_json"]
+
+_Settings = TypeVar("_Settings")
+_LARGEST = 1 << 20  # characters of a file of settings
+
+
+def to_json(recipe: str, settings: Any) -> str:
+    """All settings of a run.
+
+    Args:
+        recipe: its name.
+        settings: its dataclass; paths are written in full, so that the file works from any folder.
+    """
+    table = _plain(asdict(settings), lambda path: str(path.absolute()))
+    return json.dumps({"recipe": recipe, "settings": table}, indent=2) + "\n"
+
+
+def from_json(file: Path, recipe: str, kind: type[_Settings]) -> _Settings:
+    """The settings that :func:`to_json` wrote. What the file leaves out has its default.
+
+    Raises:
+        SettingError: not such a file, of another recipe, or with a setting that does not exist or fit.
+    """
+    try:
+        with file.open(encoding="utf-8") as stream:
+            document = json.loads(stream.read(_LARGEST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError(f"config={file}: not a file of settings ({error})") from error
+    if not isinstance(document, dict) or not isinstance(document.get("settings"), dict):
+        raise SettingError(f"config={file}: not a file of settings; --print-config shows one")
+    if document.get("recipe") != recipe:
+        raise SettingError(f"config={file}: is for {document.get('recipe')!r}, not for {recipe!r}")
+    made: _Settings = _dataclass(document["settings"], kind, f"config={file}: ")
+    return made
+
+
+def portable(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values; of paths only the last part, since a checkpoint travels."""
+    table = asdict(settings)
+    for name in ("init", "distill"):
+        source = table.get(name)
+        if source is not None and not is_on_hub(source):
+            table[name] = Path(source)
+    plain: dict[str, Any] = _plain(table, lambda path: path.absolute().name)
+    return plain
+
+
+def _plain(value: Any, path: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part, path) for name, part in value.items()}
+    return path(value) if isinstance(value, Path) else value
+
+
+def _dataclass(table: Any, kind: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise SettingError(f"{where}{table!r} where a table of settings belongs")
+    hints = get_type_hints(kind)
+    names = {field.name for field in fields(kind)}
+    for name in table:
+        if name not in names:
+            raise SettingError(f"{where}there is no setting {name!r}; there are {', '.join(sorted(names))}")
+    try:
+        return kind(**{name: _value(value, hints[name], f"{where}{name}") for name, value in table.items()})
+    except TypeError as error:  # a setting without a default is missing
+        raise SettingError(f"{where}{error}") from error
+
+
+def _value(value: Any, kind: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return _dataclass(value, kind, f"{where}.")
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None and type(None) in get_args(kind):
+            return None
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise SettingError(f"{where}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise SettingError(f"{where}: {value!r} is no {kind.__name__}")
+    return value

@@ -1,0 +1,106 @@
+"""The network that a run starts from, and which part of it has learnt something before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facekit.checkpoint import load_checkpoint
+from facekit.checkpoint.folder import read_safetensors
+from facekit.checkpoint.pickles import read_pickle
+from facekit.errors import MissingExtraError, SettingError
+from facekit.models import build
+from facekit.models.convrec import ConvRec
+
+__all__ = ["Start", "start_network"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """A network at the beginning of a run.
+
+    Attributes:
+        model: (n, 3, s, s) float, normalised -> (n, dim) float.
+        dim: length of its embeddings.
+        sizes: what builds it again.
+        trained: the part of it that comes trained; None where all is random.
+    """
+
+    model: nn.Module
+    dim: int
+    sizes: Mapping[str, Any]
+    trained: nn.Module | None
+
+
+def start_network(architecture: str, init: str | None, *, size: int) -> Start:
+    """Build the network, with the weights that it is to start from.
+
+    Args:
+        architecture: as :func:`facekit.models.build` knows it.
+        init: a checkpoint (folder, file or Hub name); for ``convrec`` also a file of torchvision's
+            ``resnet50`` or ``"imagenet"``, which fetches torchvision's; ``"random"``; None for ImageNet's
+            weights where they fit the architecture, and random ones else.
+        size: side in pixels of its input.
+
+    Raises:
+        SettingError: the weights cannot be had, or are of another network.
+        MissingExtraError: ImageNet's weights without torchvision.
+    """
+    if init is None:
+        init = "imagenet" if architecture == "convrec" else "random"
+    if init == "random":
+        return _built(architecture, size)
+    trunk = _imagenet() if init == "imagenet" else _trunk_in(Path(init))
+    if trunk is not None:
+        start = _built(architecture, size)
+        if not isinstance(start.model, ConvRec):
+            raise SettingError(f"init={init}: a ResNet-50 of ImageNet fits convrec, not {architecture}")
+        start.model.backbone.load_state_dict(trunk)
+        return Start(start.model, start.dim, start.sizes, start.model.backbone)
+    found = load_checkpoint(init)
+    if found.config.architecture != architecture or not isinstance(found.model, nn.Module):
+        raise SettingError(f"init={init}: holds {found.config.architecture}, not {architecture}")
+    return Start(found.model, found.config.embedding_dim, dict(found.config.sizes), found.model)
+
+
+def _built(architecture: str, size: int) -> Start:
+    model = build(architecture)
+    with torch.inference_mode():
+        dim = int(model.eval()(torch.zeros(1, 3, size, size)).shape[1])
+    return Start(model, dim, {}, None)
+
+
+def _imagenet() -> dict[str, Tensor]:
+    """torchvision's ResNet-50, without its classifier; from its cache where it was fetched before."""
+    try:
+        from torchvision.models import ResNet50_Weights
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "train", "Starting from ImageNet's weights") from error
+    try:
+        state = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # OSError: no network; RuntimeError: another file
+        raise SettingError(
+            f"init=imagenet: {ResNet50_Weights.IMAGENET1K_V2.url} cannot be fetched ({error}); "
+            "give that file with --init FILE, a checkpoint, or --init random"
+        ) from error
+    return _without_classifier(state)
+
+
+def _trunk_in(path: Path) -> dict[str, Tensor] | None:
+    """The trunk, where the file is torchvision's ResNet-50."""
+    if not path.is_file() or path.suffix.lower() not in (".pth", ".pt", ".safetensors"):
+        return None
+    state = read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_pickle(path)
+    classifier = state.get("fc.weight")
+    if "layer4.2.conv3.weight" not in state or classifier is None or classifier.shape != (1000, 2048):
+        return None
+    return _without_classifier(state)
+
+
+def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
