@@ -61,7 +61,7 @@ class Guard:
             progress: share of the run that is done.
         """
         chance = means.get("chance", 0.0)
-        if self._warned or progress < _GRACE or means.get("loss", 0.0) < _STUCK * chance:
+        if self._warned or chance <= 0 or progress < _GRACE or means["loss"] < _STUCK * chance:
             return None
         self._warned = True
         return (

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from facekit.embed import resolve_device, resolve_precision
-from facekit.errors import SettingError, TrainingError
+from facekit.errors import MissingExtraError, SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.config import OptimSettings, RunSettings
 from facekit.train.guard import Guard
@@ -65,8 +65,8 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
             if scores is None:  # all steps were done before
                 scores = recipe.evaluate(Step(total, 1.0, float(run.epochs)))
             recipe.export(run.out / "checkpoint", scores)
-    if first:
-        write_page(run.out)
+            with suppress(MissingExtraError):  # the log has said so at the start
+                write_page(run.out)
     processes.barrier()
     return run.out / "checkpoint"
 

@@ -114,10 +114,10 @@ class Update:
         return shared, own
 
     def _halve(self, size: int, reason: str) -> None:
-        now = self._micro_batch or size
-        fewer = min(now, size) // 2
-        if not self._adapts or processes.world() > 1 or fewer < 2:
-            remedy = f"give --micro-batch {max(2, fewer)}" if now > 2 else "use a smaller network"
+        now = min(self._micro_batch or size, size)
+        fewer = max(2, now // 2)
+        if not self._adapts or processes.world() > 1 or now == fewer:
+            remedy = f"give --micro-batch {fewer}" if now > fewer else "use a smaller network"
             raise TrainingError(f"micro_batch={now}: out of memory ({reason.splitlines()[0]}); {remedy}")
         self._optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -233,25 +229,3 @@ def test_command_line_says_what_is_wrong_in_one_line(
     assert main(["convrec", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
     assert main([]) == 2
-
-
-@pytest.mark.slow
-def test_killed_run_goes_on(people: Path, tmp_path: Path) -> None:
-    """kill -9 loses at most the steps since the last save, never the run."""
-    arguments = [
-        sys.executable, "-m", "facekit.train", "convrec", "--data", str(people), "--heldout", "0.25",
-        "--out", str(tmp_path / "run"), "--architecture", "faceresnet", "--epochs", "2", "--batch-size", "9",
-        "--precision", "fp32", "--save-minutes", "0.0001",
-    ]  # fmt: skip
-    state = tmp_path / "run" / "state.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    first = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        while not state.exists():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"ended with {first.wait(timeout=0.1)} before it was killed")
-    finally:
-        first.kill()
-        first.wait()
-    assert subprocess.run(arguments, env=environment, check=False, capture_output=True).returncode == 0
-    assert (tmp_path / "run" / "checkpoint" / "config.json").exists()

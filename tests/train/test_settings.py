@@ -1,0 +1,96 @@
+"""Settings that are printed, kept beside a run, and start it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from facekit.errors import SettingError
+from facekit.train.__main__ import main
+from facekit.train.augment import Augmentation
+from facekit.train.config import DataSettings, OptimSettings, RunSettings
+from facekit.train.recipes.convrec import ConvRecSettings
+from facekit.train.settings import from_json, to_json
+
+
+def _settings(tmp_path: Path) -> ConvRecSettings:
+    return ConvRecSettings(
+        data=DataSettings(data=tmp_path / "data", workers=3),
+        run=RunSettings(out=tmp_path / "run", epochs=7, micro_batch=16, precision="bf16"),
+        optim=OptimSettings(schedule="warm-restarts", lr=2e-3),
+        augment=Augmentation(flip=0.25),
+        margin=0.3,
+        init="owner/name",
+        flip_average=True,
+    )
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    return path
+
+
+def test_all_settings_come_back(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    kept = _file(tmp_path, to_json("convrec", settings))
+    assert from_json(kept, "convrec", ConvRecSettings) == settings
+
+
+def test_printed_settings_start_the_same_run_from_any_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", "faces", "--out", "runs/first", "--margin", "0.35", "--schedule", "warm-restarts"]
+    assert main(["convrec", *flags, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    kept = _file(tmp_path, printed)
+    monkeypatch.chdir("/")
+    assert main(["convrec", "--config", str(kept), "--epochs", "3", "--print-config"]) == 0
+    expected = json.loads(printed)
+    expected["settings"]["run"]["epochs"] = 3
+    assert json.loads(capsys.readouterr().out) == expected
+    assert expected["settings"]["data"]["data"] == str(tmp_path / "faces")
+
+
+def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
+    table = {"data": {"data": "/faces"}, "run": {"out": "/run"}, "margin": 1}
+    kept = _file(tmp_path, json.dumps({"recipe": "convrec", "settings": table}))
+    data, run = DataSettings(data=Path("/faces")), RunSettings(out=Path("/run"))
+    assert from_json(kept, "convrec", ConvRecSettings) == ConvRecSettings(data=data, run=run, margin=1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": "64"}, "scale: '64' is no float"),
+        ({"flip_average": 1}, "flip_average: 1 is no bool"),
+        ({"architecture": "vit"}, "architecture: 'vit' is not one of 'convrec'"),
+        ({"marign": 0.5}, "no setting 'marign'"),
+        ({"run": {"out": "x", "epochs": 0}}, "epochs=0"),
+        ({"run": 3}, "3 where a table"),
+        ({"run": {}}, "out"),
+        ({"optim": {"lr": None}}, "lr: None is no float"),
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    table = json.loads(to_json("convrec", _settings(tmp_path)))
+    table["settings"] |= change
+    with pytest.raises(SettingError, match=message) as caught:
+        from_json(_file(tmp_path, json.dumps(table)), "convrec", ConvRecSettings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"recipe": "convrec"}', '{"recipe": "x", "settings": {}}'])
+def test_other_files_are_refused(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convrec", "--config", str(_file(tmp_path, text))]) == 2
+    assert capsys.readouterr().err.startswith("error: config=")
+
+
+def test_portable_settings_survive_a_change(tmp_path: Path) -> None:
+    settings = replace(_settings(tmp_path), distill=str(tmp_path / "teacher.npz"))
+    assert from_json(_file(tmp_path, to_json("convrec", settings)), "convrec", ConvRecSettings) == settings

@@ -1,0 +1,72 @@
+"""What a run starts from: random weights, ImageNet's, or a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.models import ResNet50_Weights
+
+from facekit.errors import CheckpointError, SettingError
+from facekit.models.convrec import ConvRec
+from facekit.train.start import start_network
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return torchvision.models.resnet50().state_dict()
+
+
+def _holds(trunk: torch.nn.Module | None, state: dict[str, Tensor]) -> bool:
+    assert trunk is not None
+    return all(torch.equal(tensor, state[name]) for name, tensor in trunk.state_dict().items())
+
+
+def test_random_weights_come_untrained() -> None:
+    start = start_network("faceresnet", None, size=64)
+    assert start.trained is None
+    assert start.model(torch.zeros(2, 3, 64, 64)).shape == (2, start.dim)
+
+
+def test_imagenet_is_fetched_for_convrec(
+    imagenet: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda *_, **__: imagenet)
+    start = start_network("convrec", None, size=112)
+    assert isinstance(start.model, ConvRec)
+    assert start.trained is start.model.backbone
+    assert _holds(start.trained, imagenet)
+
+
+@pytest.mark.parametrize("error", [OSError("<urlopen error no network>"), RuntimeError("invalid hash")])
+def test_where_imagenet_cannot_be_fetched_the_line_says_what_to_give(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", fail)
+    with pytest.raises(SettingError, match="--init FILE, a checkpoint, or --init random"):
+        start_network("convrec", None, size=112)
+
+
+def test_torchvisions_own_file_is_taken(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(imagenet, tmp_path / "resnet50.pth")
+    start = start_network("convrec", str(tmp_path / "resnet50.pth"), size=112)
+    assert _holds(start.trained, imagenet)
+    with pytest.raises(SettingError, match="fits convrec, not faceresnet"):
+        start_network("faceresnet", str(tmp_path / "resnet50.pth"), size=112)
+
+
+def test_a_checkpoint_comes_trained_as_a_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="not convrec"):
+        start_network("convrec", str(tiny_checkpoint), size=112)
+    with pytest.raises(CheckpointError):
+        start_network("convrec", str(tmp_path / "nothing.pth"), size=112)
+    start = start_network("faceresnet", str(tiny_checkpoint), size=112)
+    assert start.trained is start.model
+    assert (start.dim, start.sizes["widths"]) == (64, [8, 16, 16, 32])
