@@ -79,7 +79,7 @@ class Plan:
     lr: float
 
 
-SMALL = Plan(people=160, pictures=12, architecture="faceresnet", size=64, epochs=30, batch=64, lr=1e-3)
+SMALL = Plan(people=112, pictures=12, architecture="faceresnet", size=64, epochs=30, batch=64, lr=1e-3)
 FULL = Plan(people=None, pictures=None, architecture="convrec", size=112, epochs=50, batch=256, lr=1e-3)
 
 

@@ -1,0 +1,237 @@
+"""Training images a second: the whole loop, beside the bare network and beside pytorch-metric-learning.
+
+    python tests/benchmarks/train_speed.py
+
+ResNet-50 with its embedding head (convrec, random weights) at 112 pixels, on made-up pictures that are kept
+in memory. The contenders take turns in one process, so that whatever else the machine does meets them alike;
+of each round the ratio to the bare network counts. All of them train the same network, in channels_last and
+under the same autocast:
+
+- ``facekit``: fit() itself: batches, augmentation, network, margin head, clipping, AdamW, log. Only saving is
+  left out.
+- ``bare``: forward and backward of the network on one random batch, and nothing else.
+- ``bare + AdamW``: the same with the optimiser's step.
+- ``peer``: a plain loop around pytorch-metric-learning's ArcFaceLoss and the same AdamW, on crops that are in
+  memory already, without augmentation.
+- ``peer, augmented``: the same, with torchvision's transforms of the same kinds, picture by picture, in a
+  DataLoader with a worker a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from facekit.embed import resolve_device, resolve_precision
+from facekit.models import build
+from facekit.train.augment import Augmentation
+from facekit.train.config import DataSettings, RunSettings
+from facekit.train.loop import fit
+from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
+
+SIZE, DIM = 112, 512
+UNUSED = 2  # rounds: the first warms up, and the last ends with the state being saved
+
+
+class Bare:
+    """The network by itself on one random batch."""
+
+    def __init__(self, batch: int, device: torch.device, *, optimiser: bool) -> None:
+        self.network = build("convrec").to(device, memory_format=torch.channels_last).train()
+        parameters = self.network.parameters()
+        self.optimiser = torch.optim.AdamW(parameters, fused=True) if optimiser else None
+        x = torch.randn(batch, 3, SIZE, SIZE, device=device)
+        self.x = x.contiguous(memory_format=torch.channels_last)
+        self.device, self.dtype = device, resolve_precision("auto", device)
+
+    def __call__(self, steps: int) -> float:
+        began = now(self.device)
+        for _ in range(steps):
+            self.network.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                loss = self.network(self.x).float().square().mean()
+            loss.backward()
+            if self.optimiser is not None:
+                self.optimiser.step()
+        return now(self.device) - began
+
+
+class Peer:
+    """pytorch-metric-learning in the loop that its documentation shows."""
+
+    def __init__(
+        self, crops: Tensor, labels: Tensor, batch: int, device: torch.device, *, augmented: bool
+    ) -> None:
+        from pytorch_metric_learning.losses import ArcFaceLoss
+
+        self.crops, self.labels, self.batch, self.augmented = crops, labels, batch, augmented
+        self.device, self.dtype = device, resolve_precision("auto", device)
+        self.network = build("convrec").to(device, memory_format=torch.channels_last).train()
+        self.loss = ArcFaceLoss(int(labels.max()) + 1, DIM).to(device)
+        self.optimiser = torch.optim.AdamW(
+            [*self.network.parameters(), *self.loss.parameters()], lr=1e-3, fused=True
+        )
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float pictures in [-1, 1], without end."""
+        if self.augmented:
+            workers = os.cpu_count() or 1
+            data = Views(self.crops, self.labels)
+            loader = DataLoader(
+                data, self.batch, shuffle=True, drop_last=True, num_workers=workers, prefetch_factor=1
+            )
+            while True:
+                yield from loader
+        while True:
+            for rows in torch.randperm(len(self.crops)).split(self.batch):
+                yield self.crops[rows].float() / 127.5 - 1, self.labels[rows]
+
+    def __call__(self, steps: int) -> float:
+        batches = self.batches()
+        next(batches)  # the workers start, and are ahead by as much as they will be at the end
+        began = now(self.device)
+        for _ in range(steps):
+            pictures, labels = (part.to(self.device) for part in next(batches))
+            self.optimiser.zero_grad(set_to_none=True)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                embeddings = self.network(pictures.contiguous(memory_format=torch.channels_last))
+            self.loss(embeddings.float(), labels).backward()
+            self.optimiser.step()
+        return now(self.device) - began
+
+
+class Views(Dataset[tuple[Tensor, Tensor]]):
+    """torchvision's transforms, as strong as facekit's, without its changes of resolution."""
+
+    def __init__(self, crops: Tensor, labels: Tensor) -> None:
+        from torchvision.transforms import v2
+
+        a = Augmentation()
+        self.crops, self.labels = crops, labels
+        self.views = v2.Compose(
+            [
+                v2.RandomHorizontalFlip(a.flip),
+                v2.RandomAffine(
+                    a.rotation,
+                    translate=(a.shift, a.shift),
+                    scale=(1 - a.zoom, 1 + a.zoom),
+                    interpolation=v2.InterpolationMode.BILINEAR,
+                ),
+                v2.ColorJitter(a.brightness, a.brightness, a.brightness),
+                v2.RandomGrayscale(a.grey),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize([0.5] * 3, [0.5] * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.views(self.crops[row]), self.labels[row]
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def facekit_rounds(
+    folder: Path, settings: ConvRecSettings, device: torch.device, others: Callable[[], None]
+) -> list[float]:
+    """Seconds of each epoch of fit(); between the epochs the others have their turn."""
+    recipe, seconds = build_recipe(settings), []
+
+    def by_turns(epoch: int, skip: int) -> Iterator[tuple[Tensor, ...]]:
+        others()
+        began = now(device)
+        yield from recipe.batches(epoch, skip)
+        seconds.append(now(device) - began)
+
+    fit(replace(recipe, batches=by_turns), settings.run, settings.optim)
+    return seconds
+
+
+def make_pictures(folder: Path, count: int, people: int) -> tuple[Tensor, Tensor]:
+    """Noise with a face's size, in one folder a person; and the same as tensors."""
+    draw = np.random.default_rng(0)
+    pictures = draw.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        person = folder / f"p{number % people:05}"
+        person.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(person / f"{number}.png", compress_level=0)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.arange(count) % people
+
+
+def report(seconds: dict[str, list[float]], images: int) -> None:
+    """Median speed of each, and the median and the extremes of its ratio to the bare network."""
+    for name, own in seconds.items():
+        ratios = sorted(bare / mine for bare, mine in zip(seconds["bare"], own, strict=True))
+        speed = images / statistics.median(own)
+        spread = f"({ratios[0]:.3f} ... {ratios[-1]:.3f})"
+        print(
+            f"{name:16} {speed:8.1f} images/s, {statistics.median(ratios):.3f} of the bare network {spread}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="of each contender in a round")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = resolve_device(args.device)
+    images = args.batch * args.steps
+    with tempfile.TemporaryDirectory() as place:
+        crops, labels = make_pictures(Path(place, "faces"), images, people=64)
+        contenders: dict[str, Callable[[int], float]] = {
+            "bare": Bare(args.batch, device, optimiser=False),
+            "bare + AdamW": Bare(args.batch, device, optimiser=True),
+            "peer": Peer(crops, labels, args.batch, device, augmented=False),
+            "peer, augmented": Peer(crops, labels, args.batch, device, augmented=True),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+
+        def others() -> None:
+            for name, contender in contenders.items():
+                seconds[name].append(contender(args.steps))
+
+        settings = ConvRecSettings(
+            data=DataSettings(data=Path(place, "faces"), heldout=0.0),
+            run=RunSettings(
+                out=Path(place, "run"),
+                epochs=args.rounds + UNUSED,
+                batch_size=args.batch,
+                device=args.device,
+                save_minutes=1e6,
+            ),
+            init="random",
+        )
+        seconds["facekit"] = facekit_rounds(Path(place), settings, device, others)
+    what = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    print(f"{what}, torch {torch.__version__}, {resolve_precision('auto', device)}, batch {args.batch}, "
+          f"{args.rounds} rounds of {args.steps} steps")  # fmt: skip
+    report({name: own[1:-1] for name, own in seconds.items()}, images)
+
+
+if __name__ == "__main__":
+    main()
