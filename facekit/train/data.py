@@ -143,9 +143,16 @@ def decode_crop(source: Source, row: int, size: int) -> Tensor:
     """One picture as (3, size, size) uint8; one of another size is resized.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read, or is not square, as an aligned face would be.
     """
     picture = torch.from_numpy(load_image(source.read(row), max_pixels=_MAX_PIXELS)).permute(2, 0, 1)
+    height, width = picture.shape[1:]
+    if height != width:
+        name = source.name(row)
+        raise ImageError(
+            f"{name}: {width} x {height} is no aligned face crop; make such with facekit data align",
+            path=name,
+        )
     if picture.shape[1:] != (size, size):
         resized = torch.nn.functional.interpolate(
             picture[None].float(), (size, size), mode="bilinear", antialias=True, align_corners=False

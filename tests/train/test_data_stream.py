@@ -214,3 +214,13 @@ def test_streamed_run_goes_on_in_the_middle_of_an_epoch(
     labels = read_listing(settings.data)[0].labels
     whole = [labels[rows].tolist() for epoch in (0, 1) for rows in shuffled_rows(20, 4, seed=0, epoch=epoch)]
     assert seen == whole
+
+
+def test_photographs_are_not_taken_for_crops(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "a" / "photo.png")
+    Image.new("RGB", (48, 48)).save(tmp_path / "a" / "crop.png")
+    (tmp_path / "b").mkdir()
+    Image.new("RGB", (48, 48)).save(tmp_path / "b" / "crop.png")
+    assert len(load_crops(read_listing(DataSettings(data=tmp_path, heldout=0))[0], 24, progress=False)) == 2
+    assert "a/photo.png: 64 x 48 is no aligned face crop; facekit data align" in caplog.text
