@@ -44,6 +44,9 @@ SECTIONS = {
         checkpoint.push_checkpoint checkpoint.Checkpoint checkpoint.ModelConfig checkpoint.Calibration""",
     "Thresholds": "threshold.choose_threshold threshold.Threshold",
     "What is a checkpoint worth?": """evaluate.load_pairs evaluate.load_bin evaluate.evaluate_pairs
+        evaluate.evaluate_people evaluate.PeopleReport evaluate.HardPair evaluate.load_groups
+        evaluate.GroupTable evaluate.group_rates evaluate.group_rates_of_pairs evaluate.GroupRates
+        evaluate.jackknife
         evaluate.VerificationReport evaluate.confidence_intervals evaluate.Intervals evaluate.bootstrap
         evaluate.evaluate_search evaluate.SearchReport evaluate.identities evaluate.roc
         evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy evaluate.best_threshold""",

@@ -18,7 +18,7 @@ __all__ = ["Interval", "Intervals", "bootstrap", "confidence_intervals"]
 Interval: TypeAlias = "tuple[float, float] | None"
 """Lower and upper end; None where nothing varied, as where no pair is told wrong: that says nothing."""
 
-_ACCEPTS = 10  # false accepts that a rate must mean; a threshold that hangs on fewer has no honest interval
+ACCEPTS = 10  # false accepts that a rate must mean; a threshold that hangs on fewer has no honest interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def confidence_intervals(
         sides = (np.bincount(place[kind], drawn[kind], len(values)) for kind in (truth, ~truth))
         return replace(roc_of_counts(values, *sides), genuine=counts[0], impostor=counts[1])
 
-    rates = [far for far in fars if curve_of(stand_for).reaches(far / _ACCEPTS)]
+    rates = [far for far in fars if curve_of(stand_for).reaches(far / ACCEPTS)]
 
     def figures(times: NDArray[np.float64]) -> list[float]:
         drawn = stand_for * times
@@ -172,7 +172,7 @@ def bootstrap(
 
     found, meetings = drawn(by_person), drawn(by_meeting)
     centre = np.array(figures(np.ones(len(truth))))
-    few = _widening(len(names) - 1, confidence)
+    few = student(len(names) - 1, confidence) / NormalDist().inv_cdf((1 + confidence) / 2)
     parts = zip(centre.tolist(), found.T, meetings.T, strict=True)
     return [_interval(*part, few, confidence) for part in parts]
 
@@ -190,7 +190,8 @@ def _interval(
     return float(low), float(high)
 
 
-def _widening(freedom: int, confidence: float) -> float:
-    """Student's quantile by the normal one, to first order in 1 / freedom."""
+def student(freedom: int, confidence: float) -> float:
+    """Student's two-sided quantile, to second order in 1 / freedom (Abramowitz and Stegun, 26.7.5)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return 1 + (z * z + 1) / (4 * freedom)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / freedom + second / freedom**2

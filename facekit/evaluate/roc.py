@@ -7,7 +7,7 @@ people) that is accepted, TAR the share of genuine pairs (of one person), and FR
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facekit.errors import EvaluationError
+from facekit.evaluate.tiles import Tile, tiles
 
 __all__ = ["FARS", "ROC", "roc", "roc_of_people"]
 
@@ -22,6 +23,9 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """The false accept rates that reports and calibrations are made for."""
 
 _BINS = 2**15  # of scores in [0, 1): a power of two, so that scaling rounds nothing
+
+BINS = np.arange(-_BINS, _BINS + 1) / _BINS
+"""The lowest score in each bin of those that all pairs of a set are counted in, from -1 to 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +70,11 @@ class ROC:
     def tar_at_far(self, far: float) -> float:
         """TAR at :meth:`threshold_at_far`, with the same errors."""
         return float(self.tar[self._at(far)])
+
+    def rates_at(self, threshold: float) -> tuple[float, float]:
+        """FAR and TAR at a threshold, also where no score lies there."""
+        at = int(np.searchsorted(-self.thresholds, -threshold, side="right")) - 1
+        return (float(self.far[at]), float(self.tar[at])) if at >= 0 else (0.0, 0.0)
 
     def reaches(self, far: float) -> bool:
         """Whether there are enough impostor pairs for one of them to be as little as ``far`` of all."""
@@ -122,14 +131,21 @@ def roc_of_people(vectors: NDArray[np.floating[Any]], labels: ArrayLike, *, bloc
             the vectors, and vectors that are not of unit length.
     """
     people = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
-    vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or len(vectors) != len(people):
-        raise EvaluationError(f"vectors {vectors.shape} and {len(people)} labels: give one label a row")
-    genuine, every = np.zeros(2 * _BINS + 1, np.int64), np.zeros(2 * _BINS + 1, np.int64)
-    for bins, same in _tiles(vectors, people, block):
-        genuine += np.bincount(bins[same], minlength=len(genuine))
-        every += np.bincount(bins, minlength=len(every))
-    return roc_of_counts(np.arange(-_BINS, _BINS + 1) / _BINS, genuine, every - genuine)
+    genuine, every = np.zeros_like(BINS, np.int64), np.zeros_like(BINS, np.int64)
+    for tile in tiles(vectors, people, block=block):
+        counts, own = histograms(tile)
+        every += counts
+        genuine += own
+    return roc_of_counts(BINS, genuine, every - genuine)
+
+
+def histograms(tile: Tile) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many pairs of a tile, and how many genuine ones, fall into each of the :data:`BINS`."""
+    bins = np.clip(np.floor(tile.scores * np.float32(_BINS)).astype(np.int64) + _BINS, 0, 2 * _BINS)
+    every = np.bincount(bins, minlength=len(BINS))
+    if not tile.same.any():
+        return every, np.zeros_like(every)
+    return every, np.bincount(bins[tile.same], minlength=len(BINS))
 
 
 def _scores(given: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -154,21 +170,3 @@ def roc_of_counts(values: NDArray[np.float64], genuine: NDArray[Any], impostor: 
         genuine=int(genuine.sum()),
         impostor=int(impostor.sum()),
     )
-
-
-def _tiles(
-    vectors: NDArray[np.floating[Any]], people: NDArray[np.int64], block: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-    """The bins of all pairs i < j, block by block, and whether they are genuine."""
-    for i in range(0, len(people), block):
-        left = np.asarray(vectors[i : i + block], np.float32)
-        if not np.all(np.abs(np.linalg.norm(left, axis=1) - 1) <= 1e-3):
-            raise EvaluationError(
-                f"vectors[{i}:{i + block}] are not all of unit length: divide each by its own"
-            )
-        for j in range(i, len(people), block):
-            scores = left @ np.asarray(vectors[j : j + block], np.float32).T
-            bins = np.clip(np.floor(scores * np.float32(_BINS)).astype(np.int64) + _BINS, 0, 2 * _BINS)
-            same = people[i : i + block, None] == people[j : j + block]
-            each = np.triu_indices(len(left), 1) if i == j else ...
-            yield bins[each].ravel(), same[each].ravel()
