@@ -24,7 +24,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,9 +88,14 @@ class Peer:
         """Float pictures in [-1, 1], without end."""
         if self.augmented:
             workers = os.cpu_count() or 1
-            data = Views(self.crops, self.labels)
             loader = DataLoader(
-                data, self.batch, shuffle=True, drop_last=True, num_workers=workers, prefetch_factor=1
+                Views(self.crops, self.labels),
+                self.batch,
+                shuffle=True,
+                drop_last=True,
+                num_workers=workers,
+                prefetch_factor=1,
+                pin_memory=self.device.type == "cuda",
             )
             while True:
                 yield from loader
@@ -103,7 +108,7 @@ class Peer:
         next(batches)  # the workers start, and are ahead by as much as they will be at the end
         began = now(self.device)
         for _ in range(steps):
-            pictures, labels = (part.to(self.device) for part in next(batches))
+            pictures, labels = (part.to(self.device, non_blocking=True) for part in next(batches))
             self.optimiser.zero_grad(set_to_none=True)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 embeddings = self.network(pictures.contiguous(memory_format=torch.channels_last))
@@ -151,7 +156,7 @@ def now(device: torch.device) -> float:
 
 
 def facekit_rounds(
-    folder: Path, settings: ConvRecSettings, device: torch.device, others: Callable[[], None]
+    settings: ConvRecSettings, device: torch.device, others: Callable[[], None]
 ) -> list[float]:
     """Seconds of each epoch of fit(); between the epochs the others have their turn."""
     recipe, seconds = build_recipe(settings), []
@@ -174,18 +179,22 @@ def make_pictures(folder: Path, count: int, people: int) -> tuple[Tensor, Tensor
         person = folder / f"p{number % people:05}"
         person.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(person / f"{number}.png", compress_level=0)
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.arange(count) % people
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.arange(count) % people
 
 
 def report(seconds: dict[str, list[float]], images: int) -> None:
-    """Median speed of each, and the median and the extremes of its ratio to the bare network."""
+    """A row each: median speed, and over the rounds median and extremes of two ratios."""
+    print("| | images/s | of the bare network | facekit is so many times as fast |\n|---|---|---|---|")
     for name, own in seconds.items():
-        ratios = sorted(bare / mine for bare, mine in zip(seconds["bare"], own, strict=True))
         speed = images / statistics.median(own)
-        spread = f"({ratios[0]:.3f} ... {ratios[-1]:.3f})"
-        print(
-            f"{name:16} {speed:8.1f} images/s, {statistics.median(ratios):.3f} of the bare network {spread}"
-        )
+        of_bare, times = spread(seconds["bare"], own), spread(own, seconds["facekit"])
+        print(f"| {name} | {speed:.1f} | {of_bare} | {times} |")
+
+
+def spread(longer: Sequence[float], shorter: Sequence[float]) -> str:
+    """Median, lowest and highest ratio of a round."""
+    ratios = sorted(a / b for a, b in zip(longer, shorter, strict=True))
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} ... {ratios[-1]:.3f})"
 
 
 def main() -> None:
@@ -224,12 +233,12 @@ def main() -> None:
             ),
             init="random",
         )
-        seconds["facekit"] = facekit_rounds(Path(place), settings, device, others)
-    what = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        seconds["facekit"] = facekit_rounds(settings, device, others)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
+    print(
+        f"{resolve_precision('auto', device)}, batch {args.batch}, {args.rounds} rounds of {args.steps} steps"
     )
-    print(f"{what}, torch {torch.__version__}, {resolve_precision('auto', device)}, batch {args.batch}, "
-          f"{args.rounds} rounds of {args.steps} steps")  # fmt: skip
     report({name: own[1:-1] for name, own in seconds.items()}, images)
 
 
