@@ -150,7 +150,7 @@ def decode_crop(source: Source, row: int, size: int) -> Tensor:
     if height != width:
         name = source.name(row)
         raise ImageError(
-            f"{name}: {width} x {height} is no aligned face crop; make such with facekit data align",
+            f"{name}: {width} x {height} is no aligned face crop; facekit data align makes them",
             path=name,
         )
     if picture.shape[1:] != (size, size):
