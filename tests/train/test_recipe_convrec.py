@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import signal
 from itertools import product
 from pathlib import Path
@@ -27,6 +29,7 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import load_crops, read_listing
 from facekit.train.loop import fit
 from facekit.train.recipe import Scores, Step
+from facekit.train.recipes import convrec
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 
 _PEOPLE, _EACH = 12, 6
@@ -229,3 +232,91 @@ def test_command_line_says_what_is_wrong_in_one_line(
     assert main(["convrec", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
     assert main([]) == 2
+
+
+def _weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_what_comes_trained_is_frozen_in_the_first_phase_and_learns_slower_afterwards(
+    people: Path, tmp_path: Path
+) -> None:
+    build_recipe(_settings(people, tmp_path / "run")).export(tmp_path / "first", Scores({}))
+    settings = _settings(people, tmp_path / "second", init=str(tmp_path / "first"))
+    recipe = build_recipe(settings)
+    rates = {group["name"]: group["lr"] for group in recipe.groups}
+    assert rates == {"backbone": settings.optim.backbone_lr, "fresh": settings.optim.lr}
+    backbone = recipe.modules["backbone"]
+    batch = next(recipe.batches(0, 0))
+    before = _weights(backbone)
+    for progress, frozen in ((0.0, True), (0.15, True), (0.17, False)):
+        recipe.modules.train()
+        recipe.modules.zero_grad()
+        loss = recipe.step(batch, Step(0, progress, 0.0))["loss"]
+        loss.backward()  # type: ignore[union-attr]
+        assert all((parameter.grad is None) == frozen for parameter in backbone.parameters())
+        assert recipe.modules["head"].weight.grad is not None
+        same = [torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items()]
+        assert all(same) == frozen  # batch norms count and average what they see
+
+
+def test_the_three_phases_in_numbers(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths: list[float] = []
+    monkeypatch.setattr(
+        convrec, "augment", lambda pictures, how, generator: strengths.append(how.rotation) or pictures
+    )
+    recipe = build_recipe(_settings(people, tmp_path, cosine_margin=0.2))
+    batch = next(recipe.batches(0, 0))
+    seen = {p: recipe.step(batch, Step(0, p, 0.0)) for p in (0.0, 0.16, 0.40, 1.0)}
+    numbers = {p: [m[name] for name in ("scale", "margin", "cosine_margin")] for p, m in seen.items()}
+    assert numbers[0.0] == pytest.approx([10.0, 0.0, 0.0])
+    assert numbers[0.16] == pytest.approx([30.0, 0.0, 0.0])
+    assert numbers[0.40] == pytest.approx([45.0, 0.35, 0.14])
+    assert numbers[1.0] == pytest.approx([64.0, 0.5, 0.2])
+    assert strengths == pytest.approx([3.0, 3.0, 6.0, 6.0])
+
+
+def test_a_constant_margin_starts_at_its_final_value(people: Path, tmp_path: Path) -> None:
+    recipe = build_recipe(_settings(people, tmp_path, margin_schedule="constant", scale=30.0, margin=0.3))
+    metrics = recipe.step(next(recipe.batches(0, 0)), Step(0, 0.0, 0.0))
+    assert (metrics["scale"], metrics["margin"]) == (30.0, 0.3)
+
+
+def test_the_first_loss_is_the_one_that_was_foretold(people: Path, tmp_path: Path) -> None:
+    for schedule in ("progressive", "constant"):
+        how = {"margin_schedule": schedule, "scale": 30.0}
+        recipe = build_recipe(_settings(people, tmp_path, **how))
+        told = float(re.search(r"expected first margin loss: ([\d.]+)", " ".join(recipe.notes))[1])  # type: ignore[index]
+        losses = [
+            float(recipe.step(batch, Step(0, 0.0, 0.0))["margin_loss"].detach())  # type: ignore[union-attr]
+            for epoch in range(4)
+            for batch in recipe.batches(epoch, 0)
+        ]
+        assert np.mean(losses) == pytest.approx(told, rel=0.25)
+
+
+def test_too_few_held_out_people_give_a_checkpoint_without_thresholds(people: Path, tmp_path: Path) -> None:
+    settings = _settings(people, tmp_path, epochs=1)
+    settings = dataclasses.replace(settings, data=DataSettings(data=people, heldout=0.1))
+    recipe = build_recipe(settings)
+    assert "the checkpoint will have none" in " ".join(recipe.notes)
+    config = load_checkpoint(_train(settings)).config
+    assert (config.calibration, config.threshold) == (None, None)
+
+
+def test_warm_restarts_are_the_published_ones(people: Path, tmp_path: Path) -> None:
+    settings = _settings(people, tmp_path)
+    settings = dataclasses.replace(settings, optim=OptimSettings(schedule="warm-restarts"))
+    factor = build_recipe(settings).lr_factor
+    epochs = [factor(Step(0, epoch / 50, epoch)) for epoch in (0.0, 9.999, 10.0, 29.999, 30.0, 49.0)]
+    assert epochs == pytest.approx([1, 0, 1, 0, 1, 0.54], abs=5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_run_on_cuda_learns_as_on_the_cpu(people: Path, tmp_path: Path, precision: str) -> None:
+    settings = _settings(people, tmp_path, epochs=8)
+    run = dataclasses.replace(settings.run, device="cuda", precision=precision)
+    checkpoint = load_checkpoint(_train(dataclasses.replace(settings, run=run)))
+    assert checkpoint.config.calibration is not None
+    assert _events(tmp_path, "epoch")[-1]["tar@far=0.1"] > 0.9
