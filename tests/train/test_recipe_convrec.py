@@ -88,7 +88,7 @@ def test_run_learns_and_opens_for_inference(people: Path, tmp_path: Path) -> Non
     assert checkpoint.config.calibration.impostor_pairs == 3 * _EACH * _EACH
     epochs = _events(settings.run.out, "epoch")
     assert len(epochs) == 8
-    assert epochs[-1]["tar@far=0.1"] > 0.9
+    assert epochs[-1]["tar@far=0.1"] > 0.75  # by chance 0.1
     vectors = Embedder(checkpoint, device="cpu", precision="fp32").embed(
         load_crops(read_listing(settings.data)[1], progress=False).pictures
     )
