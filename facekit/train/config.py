@@ -37,7 +37,8 @@ class DataSettings:
     """Decoded pictures that take so many gigabytes or less are kept in memory (8: 212,000 pictures); more are
     decoded anew in each epoch. 0 keeps none."""
     workers: int | None = None
-    """Processes that decode what is not kept; one a core, 16 at most, if not given."""
+    """Processes that decode what is not kept; if not given, one a core, 16 at most, for each of torchrun's
+    processes its share."""
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facekit.embed import resolve_device
 
-__all__ = ["average", "barrier", "highest", "joined", "rank", "same", "total", "world"]
+__all__ = ["average", "barrier", "beside", "highest", "joined", "rank", "same", "total", "world"]
 
 _PATIENCE = timedelta(hours=12)  # while the first one embeds pictures; torchrun ends those left behind
 _BUCKET = 1 << 24  # numbers that are averaged at once
@@ -53,6 +53,11 @@ def world() -> int:
 def rank() -> int:
     """The number of this one; 0 is the one that talks."""
     return dist.get_rank() if _several() else 0
+
+
+def beside() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _several() else 1
 
 
 def barrier() -> None:

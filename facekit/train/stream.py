@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from facekit.errors import ImageError, TrainingError
+from facekit.train import processes
 from facekit.train.config import DataSettings
 from facekit.train.data import Crops, Listing, decode_crop, load_crops
 from facekit.train.sources import Source
@@ -38,7 +39,8 @@ def open_crops(listing: Listing, size: int, settings: DataSettings, *, pin: bool
     """
     if len(listing) * 3 * size * size <= settings.keep_gb * 1e9:
         return load_crops(listing, size)
-    workers = min(16, os.cpu_count() or 1) if settings.workers is None else settings.workers
+    cores = (os.cpu_count() or 1) // processes.beside()
+    workers = min(16, max(1, cores)) if settings.workers is None else settings.workers
     return Stream(listing, size, workers=workers, pin=pin)
 
 
