@@ -62,7 +62,10 @@ TITLES = {
 }
 FAR = 1e-3
 PARTS = ("training", "heldout")
-FIGURES = ("accuracy", "tar", "auc", "eer")
+COLUMNS = (
+    *(("training", figure) for figure in ("accuracy", "tar", "auc", "eer")),
+    *(("heldout", figure) for figure in ("tar", "auc", "eer")),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,24 +179,20 @@ def keep(file: Path, found: dict[str, Any]) -> None:
     partial.replace(file)
 
 
-def cell(values: Sequence[float | None]) -> str:
-    """Mean and standard deviation in percent."""
-    known = [100 * value for value in values if value is not None]
+def cell(figure: str, values: Sequence[float | None]) -> str:
+    """Mean and standard deviation: of the area under the curve as it is, of rates in percent."""
+    unit, digits = (1, 3) if figure == "auc" else (100, 1)
+    known = [unit * value for value in values if value is not None]
     if not known:
         return ""
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{spread}"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.{digits}f}{spread}"
 
 
-def tables(results: Path) -> str:
+def table(results: Path) -> str:
     """One row a variant, over the seeds whose files are there."""
-    names = [
-        f"{part} {figure}"
-        for part in PARTS
-        for figure in FIGURES
-        if (part, figure) != ("heldout", "accuracy")
-    ]
-    lines = ["| variant | " + " | ".join(names) + " | seeds |", "|---" * (len(names) + 2) + "|"]
+    heads = ["variant", *(f"{part}: {figure}" for part, figure in COLUMNS), "first loss", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     spent = [0.0, 0.0]
     for variant, title in TITLES.items():
         files = sorted(results.glob(f"{variant}-[0-9]*.json"))
@@ -202,13 +201,13 @@ def tables(results: Path) -> str:
             continue
         spent = [spent[0] + sum(r["seconds"] for r in runs), spent[1] + sum(r["cpu_seconds"] for r in runs)]
         good = [r for r in runs if r["diverged"] is None]
-        cells = [cell([r[name.split()[0]][name.split()[1]] for r in good]) for name in names]
+        cells = [cell(figure, [r[part][figure] for r in good]) for part, figure in COLUMNS]
+        steps = [next(line for line in r["log"] if line["event"] == "step") for r in runs]
+        first = statistics.fmean(line.get("margin_loss", line["loss"]) for line in steps)
         stopped = f", {len(runs) - len(good)} diverged" if len(good) < len(runs) else ""
-        lines.append(f"| {title} | " + " | ".join(cells) + f" | {len(runs)}{stopped} |")
-    total = (
-        f"{spent[0] / 60:.0f} minutes by the clock, {spent[1] / 60:.0f} of processor time, summed over runs"
-    )
-    return "\n".join([*lines, "", total])
+        lines.append(f"| {title} | {' | '.join(cells)} | {first:.1f} | {len(runs)}{stopped} |")
+    total = f"{spent[0] / 60:.0f} minutes by the clock, {spent[1] / 60:.0f} of processor time"
+    return "\n".join([*lines, "", f"summed over runs: {total}"])
 
 
 def parse() -> tuple[argparse.Namespace, Plan]:
@@ -226,8 +225,8 @@ def parse() -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="auto")
-    for name in ("lr", "epochs", "people", "size"):
-        parser.add_argument(f"--{name}", type=float if name == "lr" else int, help="instead of the plan's")
+    for name, kind in (("architecture", str), ("size", int), ("people", int), ("epochs", int), ("lr", float)):
+        parser.add_argument(f"--{name}", type=kind, help="instead of the plan's")
     args = parser.parse_args()
     plan = asdict(FULL if args.full else SMALL)
     return args, Plan(**{name: getattr(args, name, None) or value for name, value in plan.items()})
@@ -256,7 +255,7 @@ def main() -> None:
         if not file.exists():
             found = run(settings_of(variant, seed, listings["training"], args, plan), crops)
             keep(file, {"variant": variant, "seed": seed, "plan": asdict(plan), **found})
-    print(tables(results))
+    print(table(results))
 
 
 if __name__ == "__main__":
