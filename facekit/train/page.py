@@ -208,11 +208,11 @@ def _loss(axes: Any, history: _History) -> None:
     bottom, top = low.min(), np.quantile(high, 0.995)  # a spike would flatten all the rest
     if "chance" in history.curves:
         x, chance, *_ = history.curves["chance"].points()
-        axes.plot(x, chance, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)), label="chance")
+        axes.plot(x, chance, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)), label="chance", **_dot(x))
         bottom, top = min(bottom, chance.min()), max(top, chance.max())
     room = 0.05 * (top - bottom) or 0.5
     axes.set_ylim(bottom - room, top + room)
-    _legend(axes, loc="upper right")
+    _legend(axes)
 
 
 def _rate(axes: Any, history: _History) -> None:
@@ -227,7 +227,7 @@ def _rate(axes: Any, history: _History) -> None:
         axes.plot(x, y, color=_COLORS[number % len(_COLORS)], linewidth=width, label=label, **_dot(x))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:g}")
-    _legend(axes, loc="upper right")
+    _legend(axes)
 
 
 def _margin(axes: Any, history: _History) -> None:
@@ -241,7 +241,8 @@ def _margin(axes: Any, history: _History) -> None:
         side.plot(x, y, color=color, linewidth=1.8, linestyle=("-", (0, (5, 2)))[number], **_dot(x))
         side.set_ylabel(name, color=color, fontsize=10)
         side.tick_params(axis="y", colors=color, labelsize=9)
-        side.set_ylim(*_around(y))
+        # from 0, and not equally high, so that two constants do not lie on each other
+        side.set_ylim(min(0.0, 1.1 * y.min()), max(0.0, (1.1, 1.3)[number] * y.max()) or 1.0)
         if side is not axes:
             side.spines[:].set_visible(False)
 
@@ -262,10 +263,10 @@ def _tar(axes: Any, history: _History) -> None:
         color, size = _COLORS[number % len(_COLORS)], 4 if len(epochs) < 50 else 0
         axes.plot(epochs, rates, color=color, marker="o", markersize=size, linewidth=1.8, label=label)
     axes.set_xlabel("epoch", fontsize=10, color=_INK)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_ylabel("TAR, %", fontsize=10, color=_INK)
     axes.set_ylim(0, 102)
-    _legend(axes, loc="best", title="FAR: last TAR")
+    _legend(axes, title="FAR: last TAR")
 
 
 def _scores(axes: Any, history: _History) -> None:
@@ -282,7 +283,7 @@ def _scores(axes: Any, history: _History) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("cosine of two pictures", fontsize=10, color=_INK)
     axes.set_ylabel("density", fontsize=10, color=_INK)
-    _legend(axes, loc="upper right")
+    _legend(axes)
 
 
 # ---------------------------------------------------------------- what panels share
@@ -296,6 +297,7 @@ def _over_steps(axes: Any, history: _History, names: Sequence[str]) -> bool:
         _say(axes, "not logged")
         return False
     axes.set_xlabel("step", fontsize=10, color=_INK)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return True
 
@@ -327,13 +329,16 @@ def _dot(x: NDArray[np.float64]) -> dict[str, Any]:
     return {"marker": "o", "markersize": 6} if len(x) == 1 else {}
 
 
-def _around(values: NDArray[np.float64]) -> tuple[float, float]:
-    room = 0.08 * float(np.ptp(values)) or max(abs(float(values[0])) * 0.1, 0.05)
-    return float(values.min()) - room, float(values.max()) + room
-
-
-def _legend(axes: Any, **place: Any) -> None:
-    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none", labelcolor=_INK, title_fontsize=9, **place)
+def _legend(axes: Any, title: str = "") -> None:
+    axes.legend(
+        loc="best",
+        title=title,
+        fontsize=9,
+        title_fontsize=9,
+        labelcolor=_INK,
+        framealpha=0.8,
+        edgecolor="none",
+    )
 
 
 def _say(axes: Any, text: str) -> None:
