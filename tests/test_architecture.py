@@ -19,7 +19,7 @@ LEVELS = [
     {"errors", "face"},
     {"image", "align", "quality", "similarity", "grouping", "evaluate", "models"}
     | {"policy", "prefetch", "vectorfile", "trash"},
-    {"checkpoint", "identify", "enrolment", "removal", "duplicates"},
+    {"checkpoint", "identify", "enrolment", "removal", "duplicates", "audit"},
     {"detect", "embed", "threshold"},
     {"encode", "gallery"},
     {"recognition", "deduplication", "curation", "report", "train"},

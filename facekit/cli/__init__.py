@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import calibrate, dedup, demo, embed, evaluate, gallery, model, verify
+from facekit.cli import calibrate, data, dedup, demo, embed, evaluate, gallery, model, verify
 from facekit.errors import FacekitError
 from facekit.trash import shown
 
@@ -98,6 +98,11 @@ _COMMANDS: Any = (
     )
     | _named("evaluate", evaluate.Evaluate)
     | _named("calibrate", calibrate.Calibrate)
+    | _named(
+        "data",
+        _named("audit", data.Audit) | _named("convert", data.Convert),
+        "Training pictures: audit, convert.",
+    )
     | _named(
         "model",
         _named("info", model.Info) | _named("convert", model.Convert),

@@ -8,10 +8,12 @@ and pax's ``path`` and ``size`` are understood (POSIX.1-2017, pax, "ustar Interc
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,7 +26,7 @@ from facekit.errors import ImageError, TrainingError
 from facekit.image import IMAGE_SUFFIXES
 from facekit.train.sources.source import MAX_BYTES, NamedBytes
 
-__all__ = ["ShardSource", "open_shards"]
+__all__ = ["ShardSource", "open_shards", "write_shard"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +101,36 @@ def open_shards(shards: Sequence[Path]) -> ShardSource:
     numbers, person = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
     table = torch.tensor(places, dtype=torch.int64).view(-1, 3)
     return ShardSource(tuple(shards), tuple(map(str, numbers)), torch.from_numpy(person), table)
+
+
+def write_shard(path: Path, pictures: Iterable[tuple[int, str, bytes]]) -> None:
+    """Write a tar file in WebDataset's layout; in the end it is there whole, or not at all.
+
+    Args:
+        path: of the ``.tar`` file.
+        pictures: (person, suffix such as ``.jpg``, encoded picture).
+
+    Raises:
+        TrainingError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".partial")
+    try:
+        with part.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+                for number, (person, suffix, content) in enumerate(pictures):
+                    for kind, data in ((suffix, content), (".cls", b"%d" % person)):
+                        member = tarfile.TarInfo(f"{number:09d}{kind}")
+                        member.size = len(data)
+                        archive.addfile(member, io.BytesIO(data))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be written ({error}); free space or give another place"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _samples(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:

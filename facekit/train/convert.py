@@ -1,0 +1,122 @@
+"""Pictures that are files by themselves -> one file of them: RecordIO, or a shard in WebDataset's layout."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from tqdm import tqdm
+
+from facekit.errors import TrainingError
+from facekit.train.exclude import excluded_rows
+from facekit.train.sources import open_csv, open_folder, write_records, write_shard
+from facekit.train.sources.files import FileSource
+from facekit.train.sources.source import MAX_BYTES
+
+__all__ = ["Conversion", "convert_pictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        names: the CSV beside the file: number, person, split and path of each picture, in the file's order.
+        pictures: how many there are.
+        people: of how many.
+        skipped: why others are not in it, a line each.
+    """
+
+    names: Path
+    pictures: int
+    people: int
+    skipped: list[str]
+
+
+def convert_pictures(
+    people: Path, out: Path, *, images: Path | None = None, exclude: Path | None = None
+) -> Conversion:
+    """Copies the files of pictures, byte for byte, into one that training reads.
+
+    Args:
+        people: a folder with a folder a person, or a CSV of path, identity and perhaps split.
+        out: ``.rec``, beside which ``.idx`` is written, or ``.tar``; and ``.csv`` with the names.
+        images: where the paths of the CSV start, if not beside it.
+        exclude: CSV of pictures to leave out, see :func:`~facekit.train.exclude.excluded_rows`.
+
+    Raises:
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: data that cannot be understood, none that can be read, or a place that cannot be
+            written.
+    """
+    if out.suffix not in (".rec", ".tar"):
+        raise TrainingError(f"{out}: must end with .rec or .tar, which say what to write")
+    names = out.with_suffix(".csv")
+    if names.resolve() == people.resolve():
+        raise TrainingError(f"{out}: its names would replace {people}; give it another name")
+    source = open_folder(people) if people.is_dir() else open_csv(people, images)
+    kept = torch.ones(len(source.person), dtype=torch.bool)
+    if exclude is not None:
+        kept = ~excluded_rows(source, exclude)
+    rows = torch.argsort(source.person, stable=True)
+    rows = rows[kept[rows]]
+    skipped: list[str] = []
+    written: set[int] = set()
+    part = names.with_name(names.name + ".partial")
+    try:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+            pictures = _pictures(source, rows.tolist(), table, skipped, written)
+            if out.suffix == ".rec":
+                write_records(out, ((person, content) for person, _, content in _some(pictures, people)))
+            else:
+                write_shard(out, _some(pictures, people))
+            table.flush()
+            os.fsync(table.fileno())
+        part.replace(names)
+    except OSError as error:
+        raise TrainingError(
+            f"{names}: cannot be written ({error}); free space or give another place"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return Conversion(names, len(rows) - len(skipped), len(written), skipped)
+
+
+def _pictures(
+    source: FileSource, rows: list[int], table: IO[str], skipped: list[str], written: set[int]
+) -> Iterator[tuple[int, str, bytes]]:
+    """(person, suffix, content) of each file that can be read; says in the table whose it is."""
+    writer: Any = csv.writer(table, lineterminator="\n")
+    writer.writerow(("number", "person", "split", "path"))
+    for row in tqdm(rows, "copying", disable=None):
+        path, person = source.read(row), int(source.person[row])
+        try:
+            size = path.stat().st_size
+            if not 0 < size <= MAX_BYTES - 32:
+                raise OSError(f"{size} bytes are no picture")
+            content = path.read_bytes()
+        except OSError as error:
+            skipped.append(f"{path}: {error.strerror or error}; replace the file or leave it out")
+            continue
+        split = "" if source.heldout is None else ("train", "heldout")[int(source.heldout[row])]
+        writer.writerow((person, source.people[person], split, source.name(row)))
+        written.add(person)
+        yield person, path.suffix.lower(), content
+
+
+def _some(pictures: Iterator[tuple[int, str, bytes]], people: Path) -> Iterator[tuple[int, str, bytes]]:
+    """The pictures.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    first = next(pictures, None)
+    if first is None:
+        raise TrainingError(f"{people}: none of the pictures can be read; nothing is written")
+    yield first
+    yield from pictures
