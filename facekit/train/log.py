@@ -86,6 +86,11 @@ class RunLog:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
         self._bar.update(self._images)
 
+    def pace(self) -> dict[str, float]:
+        """``images_per_second``, of the last steps; nothing before there is such."""
+        rate = None if self._folder is None else self._bar.format_dict["rate"]
+        return {"images_per_second": round(rate, 1)} if rate else {}
+
     def record(self, event: str, **values: float | str | Sequence[float]) -> None:
         """Append one line to ``log.jsonl``, and its numbers to TensorBoard as ``<event>/<name>``.
 

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,10 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
             if scores is None:  # all steps were done before
                 scores = recipe.evaluate(Step(total, 1.0, float(run.epochs)))
             recipe.export(run.out / "checkpoint", scores)
-            with suppress(MissingExtraError):  # the log has said so at the start
+            try:
                 write_page(run.out)
+            except MissingExtraError as error:
+                log.say(f"{error}; the run is complete without it")
     processes.barrier()
     return run.out / "checkpoint"
 
@@ -85,7 +87,7 @@ def _train(trainee: _Trainee, done: int, log: RunLog, stop_asked: threading.Even
         if read or trainee.device.type == "cpu":
             trainee.guard.check({"loss": float(metrics["loss"]), **shown}, done)
         if read:
-            log.record("step", step=done, **shown, **trainee.learning_rates())
+            log.record("step", step=done, **shown, **trainee.learning_rates(), **log.pace())
         for line in trainee.news():
             log.say(line)
         log.advance({name: shown[name] for name in _ON_THE_BAR if name in shown})
