@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import pickle
@@ -10,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +489,158 @@ def test_evaluate_a_set_of_insightface(crops: Path, tmp_path: Path, model: list[
     assert report["intervals"]["people"] == 3
     assert main(["evaluate", "--pairs", "pairs.txt", *model]) == 2
     assert "--images: pairs.txt names pictures" in error_of(capsys.readouterr())
+
+
+def test_evaluate_a_folder_of_people(crops: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: Out) -> None:
+    """The checkpoint as its first word; the page, groups and JSON of one run."""
+    hostile = "<img src=x onerror=alert(1)>&amp;.png"
+    (crops / "p00" / hostile).write_bytes((crops / "p00" / "0.png").read_bytes())
+    (crops / "p01" / hostile).write_bytes(b"no picture")
+    groups = tmp_path / "groups.csv"
+    rows = [f"p{person:02d},{'<b>odd' if person % 2 else 'even'}" for person in range(11)]
+    groups.write_text("\n".join(["person,group", *rows]) + "\n")
+    page = tmp_path / "page.html"
+    argv = [str(tiny_checkpoint), "--pairs", str(crops), "--aligned", "--groups", str(groups)]
+    argv += ["--threshold", "0.9", "--html", str(page), "--device", "cpu"]
+    assert main(["evaluate", *argv, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pairs"] == {"genuine": 16, "impostor": 309, "missing": 25}
+    assert "accuracy" not in report
+    assert report["people"] == 12
+    assert report["search"]["gallery"] == 12
+    assert report["pictures"]["total"] == 26
+    assert [Path(name).name for name in report["pictures"]["without_face"]] == [hostile]
+    assert [group["group"] for group in report["groups"]] == ["<b>odd", "even"]
+    assert (report["groups"][1]["people"], report["groups"][1]["pairs"]["genuine"]) == (6, 8)
+    assert report["pictures_without_group"] == 2
+    assert report["at_threshold"]["threshold"] == 0.9
+    assert len(report["worst"]["false_accepts"]) == 12
+    assert all(Path(pair["a"]).parent != Path(pair["b"]).parent for pair in report["worst"]["false_accepts"])
+    assert all(Path(pair["a"]).parent == Path(pair["b"]).parent for pair in report["worst"]["false_rejects"])
+    assert main(["evaluate", *argv]) == 0
+    shown = capsys.readouterr().out
+    for part in ("AUC", "TPIR@FPIR", "at 0.9000", "needs at least 100 pairs", "2 pictures of no", "lost: "):
+        assert part in shown
+    reader = check_page(page.read_text(encoding="utf-8"), pictures=4 * 12)
+    assert hostile in reader.text  # as text, and so is the name of a group
+    assert "<b>odd" in reader.text
+    assert page.stat().st_mode & 0o77 == 0
+    assert not list(tmp_path.glob(".*.part"))
+
+
+class PageReader(HTMLParser):
+    """What a browser would fetch, run and show of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def check_page(html: str, *, pictures: int) -> PageReader:
+    """It is whole, and asks nothing of anybody: every picture lies in it."""
+    reader = PageReader()
+    reader.feed(html)
+    assert reader.open == []
+    assert not {"script", "link", "iframe", "object", "b>odd"} & set(reader.tags)
+    assert reader.tags.count("svg") == 3
+    assert len(reader.links) == reader.tags.count("img") <= pictures
+    for link in reader.links:
+        kind, _, data = link.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.size == (112, 112)
+    assert "url(" not in html
+    assert "default-src 'none'" in html
+    for part in ("This page shows faces", "AUC", "Worst false accepts", "Worst false rejects"):
+        assert part in reader.text
+    return reader
+
+
+def test_the_page_of_a_list_of_pairs(
+    protocol: list[str], tmp_path: Path, model: list[str], capsys: Out
+) -> None:
+    page = tmp_path / "page.html"
+    groups = tmp_path / "groups.csv"
+    groups.write_text("path,group\nP001/P001_0001.jpg,<script>\nP001/P001_0002.jpg,<script>\n")
+    argv = [*protocol, "--html", str(page), "--groups", str(groups), "--threshold", "0.5"]
+    assert main(["evaluate", *argv, *model]) == 0
+    assert "4 pictures of no group" in capsys.readouterr().out
+    reader = check_page(page.read_text(encoding="utf-8"), pictures=24)
+    assert "accuracy" in reader.text
+    assert "Pictures without a face" in reader.text
+    assert "<script>" in reader.text  # as text
+
+
+def test_the_page_of_a_set_of_insightface(crops: Path, tmp_path: Path, model: list[str], capsys: Out) -> None:
+    files = [path.read_bytes() for path in sorted(crops.glob("p0[0-3]/*.png"))]
+    file, page = tmp_path / "set.bin", tmp_path / "page.html"
+    file.write_bytes(pickle.dumps(([files[place] for place in (0, 1, 2, 3, 0, 2, 1, 4)], [1, 1, 0, 0])))
+    assert main(["evaluate", "--pairs", str(file), "--html", str(page), *model]) == 0
+    reader = check_page(page.read_text(encoding="utf-8"), pictures=8)
+    assert len(reader.links) == 8
+    assert "set.bin/000007" in reader.text
+
+
+def test_evaluate_with_mirror_images(crops: Path, tiny_checkpoint: Path, capsys: Out) -> None:
+    """Other embeddings, under another name, for which the checkpoint's thresholds do not hold."""
+    argv = ["evaluate", str(tiny_checkpoint), "--pairs", str(crops), "--aligned", "--json", "--device", "cpu"]
+    reports = {}
+    for flip in ("as it is", "off", "on"):
+        assert main([*argv, *([] if flip == "as it is" else ["--flip", flip])]) == 0
+        reports[flip] = json.loads(capsys.readouterr().out)
+    plain, off, mirrored = reports.values()
+    assert (plain["flip_average"], off["flip_average"], mirrored["flip_average"]) == (False, False, True)
+    assert off["checkpoint"] == plain["checkpoint"]
+    assert mirrored["checkpoint"] == plain["checkpoint"] + "+flip"
+    assert off["worst"] == plain["worst"]
+    assert mirrored["worst"] != plain["worst"]
+
+
+def test_evaluate_mirror_images_have_no_threshold(
+    crops: Path, tmp_path: Path, shipped_checkpoint: Path, capsys: Out
+) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("person,group\np00,g\n")
+    argv = ["evaluate", "--pairs", str(crops), "--aligned", "--groups", str(groups), "--device", "cpu"]
+    assert main([*argv, "--flip", "on"]) == 2
+    assert "+flip has no default" in error_of(capsys.readouterr())
+    assert main([*argv, "--flip", "on", "--far", "1e-3"]) == 2
+    assert "+flip has no calibration" in error_of(capsys.readouterr())
+    assert main([*argv, "--far", "1e-2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["at_threshold"]["calibrated_far"] == 1e-2
+
+
+def test_evaluate_says_what_does_not_fit(crops: Path, tmp_path: Path, model: list[str], capsys: Out) -> None:
+    for argv, message in (
+        (["somewhere", "--pairs", str(crops), *model], "--checkpoint: "),
+        (["--pairs", str(crops), "--images", str(crops), *model], "holds its pictures itself"),
+        (["--pairs", str(crops / "p00"), "--aligned", *model], "give at least one of each; it should hold a"),
+        (["--pairs", str(crops), "--html", str(tmp_path / "no" / "page.html"), *model], "no existing folder"),
+        (["--pairs", str(crops), "--html", str(tmp_path), *model], "is a folder"),
+        (["--pairs", str(crops), "--groups", str(tmp_path / "no.csv"), *model], "no.csv: cannot be read"),
+    ):
+        assert main(["evaluate", *argv]) == 2
+        assert message in error_of(capsys.readouterr())
+    (tmp_path / "empty" / "p").mkdir(parents=True)
+    (tmp_path / "empty" / "p" / "x.jpg").write_bytes(b"")
+    assert main(["evaluate", "--pairs", str(tmp_path / "empty"), *model]) == 2
+    assert "no usable face in any of 1 picture" in error_of(capsys.readouterr())
 
 
 # ---------------------------------------------------------------- calibrate

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facekit.errors import EvaluationError
-from facekit.evaluate.intervals import Interval
+from facekit.evaluate.intervals import ACCEPTS, Interval
 from facekit.evaluate.jackknife import FEWEST_PEOPLE, divide, jackknife
 from facekit.evaluate.tiles import count_pairs, tiles
 
@@ -46,8 +46,8 @@ class GroupRates:
         genuine: number of pairs of one of them.
         fmr: false match rate; None where there are fewer than 100 impostor pairs.
         fnmr: false non-match rate; None where there are fewer than 100 genuine pairs.
-        fmr_interval: a 95 % interval by identity; None where there are fewer than ten people, or where too
-            few of them err.
+        fmr_interval: a 95 % interval by identity; None where there are fewer than ten people or ten wrong
+            pairs, or where all errors are of few people.
         fnmr_interval: the same of ``fnmr``.
     """
 
@@ -229,22 +229,20 @@ class _Counts:
         return np.bincount(sides[:, 0], minlength=number) + np.bincount(sides[two, 1], minlength=number)
 
     def rates(self, name: str, people: int) -> GroupRates:
-        fmr, fnmr = self._rates(None)
+        rates = self._rates(None)
         pairs = self.impostor, int(self.genuine.sum())
-        enough = [number >= FEWEST_PAIRS for number in pairs]
+        wrong = self.false, pairs[1] - int(self.matched.sum())
         intervals: list[Interval] = [None, None]
         if people >= FEWEST_PEOPLE:
             intervals = jackknife(self._rates, len(self.genuine))
-        return GroupRates(
-            group=name,
-            people=people,
-            impostor=pairs[0],
-            genuine=pairs[1],
-            fmr=fmr if enough[0] else None,
-            fnmr=fnmr if enough[1] else None,
-            fmr_interval=intervals[0] if enough[0] else None,
-            fnmr_interval=intervals[1] if enough[1] else None,
+        fmr, fnmr = (
+            rate if number >= FEWEST_PAIRS else None for rate, number in zip(rates, pairs, strict=True)
         )
+        sure = [
+            number >= FEWEST_PAIRS and errors >= ACCEPTS for number, errors in zip(pairs, wrong, strict=True)
+        ]
+        ends = [known if enough else None for known, enough in zip(intervals, sure, strict=True)]
+        return GroupRates(name, people, *pairs, fmr, fnmr, *ends)
 
     def _rates(self, without: int | None) -> tuple[float, float]:
         genuine, matched = self.genuine.sum(), self.matched.sum()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["HardPair", "Hardest"]
 
 
-class HardPair(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HardPair:
     """A pair that looks as it should not.
 
     Attributes:

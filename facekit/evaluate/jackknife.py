@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facekit.evaluate.intervals import Interval, student
+from facekit.evaluate.intervals import Interval, log_odds, student
 
 __all__ = ["FEWEST_PEOPLE", "divide", "jackknife"]
 
@@ -43,10 +42,10 @@ def jackknife(figures: Figures, parts: int, *, confidence: float = 0.95) -> list
     whole = np.array(figures(None), np.float64)
     without = np.array([figures(part) for part in range(parts)], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        centre, moved = (np.log(value) - np.log1p(-value) for value in (whole, without))
+        centre, moved = log_odds(whole), log_odds(without)
+        varies = np.isfinite(moved).all(0) & (np.ptp(moved, axis=0) > 0)
         error = np.sqrt((parts - 1) * np.var(moved, axis=0)) * student(parts - 1, confidence)
         ends = [1 / (1 + np.exp(-(centre + side * error))) for side in (-1, 1)]
     return [
-        (float(low), float(high)) if math.isfinite(spread) and spread > 0 else None
-        for low, high, spread in zip(*ends, error, strict=True)
+        (float(low), float(high)) if known else None for low, high, known in zip(*ends, varies, strict=True)
     ]
