@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softmax-30": {"margin_schedule": "constant", "margin": 0.0, "scale": 30.0},
     "warm-restarts": {"schedule": "warm-restarts"},
     "distilled": {"distill": True},
+    "distilled-strongly": {"distill": True, "distill_weight": 64.0},
     "teacher-alone": {"distill": True, "margin_weight": 0.0},
 }
 TITLES = {
@@ -57,7 +58,8 @@ TITLES = {
     "softmax-64": "no margin, s = 64",
     "softmax-30": "no margin, s = 30",
     "warm-restarts": "progressive margin, warm restarts",
-    "distilled": "progressive margin and a teacher",
+    "distilled": "progressive margin and a teacher, --distill-weight 1",
+    "distilled-strongly": "progressive margin and a teacher, --distill-weight 64",
     "teacher-alone": "the teacher alone",
 }
 FAR = 1e-3
