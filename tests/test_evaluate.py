@@ -326,8 +326,8 @@ class TestIntervals:
             inside(confidence_intervals(*world, fars=[0.1], replicates=50), truth) for world in worlds[:40]
         ]
         rates = np.mean(held, axis=0)
-        # promised is 0.95; of 40 people who differ so much, about 0.9 is reached
-        assert 0.85 < rates.mean() <= 0.995, rates
+        # promised is 0.95; of 40 people who differ so much, about 0.94 is reached
+        assert 0.88 < rates.mean() <= 0.995, rates
 
     def test_pictures_more_of_the_same_people_promise_nothing(self) -> None:
         scores, same, people = draw_people(np.random.default_rng(0), 40, 0.3)

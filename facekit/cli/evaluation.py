@@ -199,7 +199,7 @@ def _threshold(found: Evaluation) -> list[Row]:
     fmr, tar = found.curve.rates_at(found.limit.similarity)
     promised = "" if found.limit.far is None else f" (calibrated for FAR {found.limit.far:.3g})"
     return [
-        (f"at {found.limit.similarity:.4f}", f"FMR {fmr:.4g}, FNMR {1 - tar:.4f}{promised}", ""),
+        (f"at {found.limit.similarity:.4f}", f"FMR {fmr:.4g}, FNMR {1 - tar:.4g}{promised}", ""),
     ]
 
 
