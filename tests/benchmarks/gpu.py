@@ -2,12 +2,16 @@
 
     python tests/benchmarks/gpu.py ../shared/data
 
-Runs the CUDA tests, then detect.py, encode.py and search.py on the GPU (each prints facekit beside its peer),
-then the embedder alone: faces a second, and the share of the card's own measured matrix rate that it reaches.
-The last line of each part is its result, as:
+Runs the CUDA tests, then detect.py, encode.py, search.py and train_speed.py on the GPU (each prints facekit
+beside its peers), then the embedder alone: faces a second, and the share of the card's own measured matrix rate
+that it reaches. The last lines of each part are its result, as:
 
     facekit is 3.00 times as fast ...
     faceresnet bf16: 100000 faces/s, 90 TFLOP/s of 700 TFLOP/s measured (13 %)
+
+The trainings by themselves take longer, and go on where they were stopped:
+
+    python tests/benchmarks/train_ablation.py index.csv --images faces --teacher teacher.npz --out full --full
 """
 
 from __future__ import annotations
@@ -82,6 +86,7 @@ def main() -> int:
         [str(HERE / "detect.py"), "--data", str(options.data), "--device", "cuda"],
         [str(HERE / "encode.py"), *photos, "--device", "cuda"],
         [str(HERE / "search.py"), "--device", "cuda"],
+        [str(HERE / "train_speed.py"), "--device", "cuda", "--steps", "20"],
     ]
     failed = 0
     for command in commands:
