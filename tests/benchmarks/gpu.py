@@ -3,8 +3,8 @@
     python tests/benchmarks/gpu.py ../shared/data
 
 Runs the CUDA tests, then detect.py, encode.py, search.py and train_speed.py on the GPU (each prints facekit
-beside its peers), then the embedder alone: faces a second, and the share of the card's own measured matrix rate
-that it reaches. The last lines of each part are its result, as:
+beside its peers), then the embedder alone: faces a second, and the share of the card's own measured matrix
+rate that it reaches. The last lines of each part are its result, as:
 
     facekit is 3.00 times as fast ...
     faceresnet bf16: 100000 faces/s, 90 TFLOP/s of 700 TFLOP/s measured (13 %)
