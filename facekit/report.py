@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import ImageDraw, ImageFont
 
 from facekit.errors import SettingError
 from facekit.face import Detection, Face, Image
+from facekit.wholefile import replacing
 
 __all__ = ["ACCENT", "NO", "YES", "Mark", "Panel", "contact_sheet", "draw_faces", "save_picture"]
 
@@ -119,13 +118,10 @@ def save_picture(image: Image, path: str | os.PathLike[str]) -> None:
     kind = _FORMATS.get(place.suffix.lower())
     if kind is None:
         raise SettingError(f"{place}: a picture is written as one of {' '.join(_FORMATS)}")
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
-        pil.fromarray(image).save(part, kind)
-        part.replace(place)
+        with replacing(place) as file:
+            pil.fromarray(image).save(file, kind)
     except OSError as error:
-        with suppress(OSError):  # it tells nothing that the first error does not
-            part.unlink(missing_ok=True)
         raise SettingError(f"{place}: cannot be written ({error.strerror or error})") from error
 
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekit.errors import GalleryError
+from facekit.wholefile import replacing
 
 __all__ = ["read_vectors", "write_vectors"]
 
@@ -37,8 +35,7 @@ def write_vectors(
 ) -> None:
     """Writes the file, or leaves what was there.
 
-    It is written and flushed beside its place and then takes its name in one step. Whoever has the old
-    file mapped keeps the old vectors. What a killed process leaves is a hidden ``.<name>.<random>.part``.
+    See :func:`~facekit.wholefile.replacing`: whoever has the old file mapped keeps the old vectors.
 
     Args:
         path: where to; its folder must exist. A new file is for its owner alone: faces are private.
@@ -49,32 +46,15 @@ def write_vectors(
     Raises:
         GalleryError: it cannot be written.
     """
-    part = None
     try:
-        place = Path(os.path.realpath(path))
-        part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
-        with open(part, "xb", opener=_private) as file:
+        with replacing(path, private=True) as file:
             for block in _blocks(vectors, json.dumps(table).encode(), metadata):
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        if place.exists():
-            shutil.copymode(place, part)
-        part.replace(place)
-        _flush_folder(place.parent)
     except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
         name, reason = os.fspath(path), getattr(error, "strerror", None) or error
         raise GalleryError(
             f"{name}: cannot be written ({reason}); what was there is unchanged", path=name
         ) from error
-    finally:
-        if part is not None:
-            with suppress(OSError, ValueError):  # it tells nothing that the first error does not
-                part.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _blocks(vectors: NDArray[np.float32], table: bytes, metadata: Mapping[str, str]) -> Iterator[bytes]:
@@ -90,16 +70,6 @@ def _blocks(vectors: NDArray[np.float32], table: bytes, metadata: Mapping[str, s
     for start in range(0, len(vectors), _ROWS):
         yield vectors[start : start + _ROWS].astype("<f4").tobytes()
     yield table
-
-
-def _flush_folder(folder: Path) -> None:
-    """Puts the new name on the disk; Windows cannot open folders, and needs not."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_vectors(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], Any, dict[str, str]]:

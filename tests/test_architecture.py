@@ -16,7 +16,7 @@ import facekit
 PACKAGE = Path(facekit.__file__).parent
 
 LEVELS = [
-    {"errors", "face"},
+    {"errors", "face", "wholefile"},
     {"image", "align", "quality", "similarity", "grouping", "evaluate", "models"}
     | {"policy", "prefetch", "vectorfile", "trash"},
     {"checkpoint", "identify", "enrolment", "removal", "duplicates", "audit"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -143,8 +144,8 @@ def test_a_picture_that_cannot_be_written_leaves_what_was_there(
     place = tmp_path / "a.png"
     place.write_text("what was there")
 
-    def full(self: Image.Image, path: Path, kind: str) -> None:
-        path.write_bytes(b"half of")
+    def full(self: Image.Image, file: IO[bytes], kind: str) -> None:
+        file.write(b"half of")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from facekit.image import find_images, load_image
 from facekit.policy import FacePolicy, select_faces
 from facekit.prefetch import map_ahead
 from facekit.trash import shown
+from facekit.wholefile import replacing
 
 __all__ = ["Align"]
 
@@ -137,13 +138,9 @@ def _batches(loaded: Iterator[_Loaded]) -> Iterator[list[_Loaded]]:
 
 
 def _save(place: Path, crop: Image) -> None:
-    part = place.with_name(f".{place.name}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with replacing(place) as file:
             pil.fromarray(np.ascontiguousarray(crop)).save(file, "PNG")
-        part.replace(place)
     except OSError as error:
-        with suppress(OSError):  # it tells nothing that the first error does not
-            part.unlink(missing_ok=True)
         raise SettingError(f"{place}: cannot be written ({error.strerror or error})") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from facekit.cli.options import Folder, Model
 from facekit.errors import CheckpointError, EvaluationError
 from facekit.evaluate import roc_of_people
 from facekit.policy import FacePolicy
+from facekit.wholefile import replacing
 
 __all__ = ["Calibrate"]
 
@@ -102,15 +101,10 @@ def _config_file(checkpoint: str | None) -> Path:
 
 def _write(file: Path, config: ModelConfig) -> None:
     """Writes the config, all or nothing."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("x", encoding="utf-8") as stream:
-            stream.write(config.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
+        with replacing(file) as stream:
+            stream.write(config.to_json().encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise CheckpointError(
             f"{file}: cannot be written ({error.strerror or error})", path=str(file)
         ) from error

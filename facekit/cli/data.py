@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +27,7 @@ from facekit.train.data import open_source
 from facekit.train.sources import Source
 from facekit.train.sources.source import NamedBytes
 from facekit.trash import shown
+from facekit.wholefile import replacing
 
 __all__ = ["Audit", "Convert"]
 
@@ -348,15 +346,8 @@ def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
 
 def _write(file: Path, text: str) -> None:
     """Writes a file, all or nothing."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
+        with replacing(file, private=True) as stream:
+            stream.write(text.encode(errors="surrogateescape"))
     except OSError as error:
         raise SettingError(f"{file}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):  # it tells nothing that the first error does not
-            part.unlink(missing_ok=True)

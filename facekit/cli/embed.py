@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from facekit.gallery import ALIGNED
 from facekit.policy import FacePolicy
 from facekit.trash import shown
 from facekit.vectorfile import write_vectors
+from facekit.wholefile import replacing
 
 __all__ = ["Embed"]
 
@@ -103,17 +102,12 @@ def _write_npz(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]
         "qualities": np.array([face.quality for face in faces], np.float32),
         **origin,
     }
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as file:
+        with replacing(path, private=True) as file:
             np.savez(file, **arrays)
-        part.replace(path)
     except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"{path}: cannot be written ({reason})") from error
-    finally:
-        with suppress(OSError, ValueError):  # it tells nothing that the first error does not
-            part.unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, found: list[tuple[str, Face]], origin: dict[str, str]) -> None:

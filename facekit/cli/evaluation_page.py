@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from facekit.errors import FacekitError, SettingError
 from facekit.evaluate import HardPair, VerificationReport
 from facekit.image import load_image
 from facekit.trash import shown
+from facekit.wholefile import replacing
 
 __all__ = ["check_page", "write_page"]
 
@@ -68,22 +67,12 @@ def write_page(path: str, found: Evaluation, crops: Mapping[Path, bytes]) -> Non
     Raises:
         SettingError: it cannot be written.
     """
-    place = Path(path)
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(
-            part, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)
-        ) as file:
-            file.write(_page(found, crops))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(place)
+        with replacing(path, private=True) as file:
+            file.write(_page(found, crops).encode())
     except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"--html: {path}: cannot be written ({reason})") from error
-    finally:
-        with suppress(OSError, ValueError):  # it tells nothing that the first error does not
-            part.unlink(missing_ok=True)
 
 
 def _page(found: Evaluation, crops: Mapping[Path, bytes]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from facekit.train.loop import fit
 from facekit.train.page import write_page
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 from facekit.train.settings import from_json, to_json
+from facekit.wholefile import replacing
 
 __all__ = ["main"]
 
@@ -88,13 +88,11 @@ def _first() -> bool:
 
 def _keep(file: Path, text: str) -> None:
     """Write the settings beside the run, whole or not at all."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
+        with replacing(file) as stream:
+            stream.write(text.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise TrainingError(f"{file}: cannot be written ({error}); give another --out") from error
 
 

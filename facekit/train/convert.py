@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from facekit.train.exclude import excluded_rows
 from facekit.train.sources import open_csv, open_folder, write_records, write_shard
 from facekit.train.sources.files import FileSource
 from facekit.train.sources.source import MAX_BYTES
+from facekit.wholefile import replacing
 
 __all__ = ["Conversion", "convert_pictures"]
 
@@ -67,28 +68,23 @@ def convert_pictures(
     rows = rows[kept[rows]]
     skipped: list[str] = []
     written: set[int] = set()
-    part = names.with_name(names.name + ".partial")
     try:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+        with replacing(names) as file:
+            table = codecs.getwriter("utf-8")(file, "surrogateescape")
             pictures = _pictures(source, rows.tolist(), table, skipped, written)
             if out.suffix == ".rec":
                 write_records(out, ((person, content) for person, _, content in _some(pictures, people)))
             else:
                 write_shard(out, _some(pictures, people))
-            table.flush()
-            os.fsync(table.fileno())
-        part.replace(names)
     except OSError as error:
         raise TrainingError(
             f"{names}: cannot be written ({error}); free space or give another place"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return Conversion(names, len(rows) - len(skipped), len(written), skipped)
 
 
 def _pictures(
-    source: FileSource, rows: list[int], table: IO[str], skipped: list[str], written: set[int]
+    source: FileSource, rows: list[int], table: codecs.StreamWriter, skipped: list[str], written: set[int]
 ) -> Iterator[tuple[int, str, bytes]]:
     """(person, suffix, content) of each file that can be read; says in the table whose it is."""
     writer: Any = csv.writer(table, lineterminator="\n")

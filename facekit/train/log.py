@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from facekit.errors import MissingExtraError, TrainingError
+from facekit.wholefile import replacing
 
 __all__ = ["RunLog", "read_log"]
 
@@ -136,20 +136,12 @@ def _rewind(path: Path, done: int) -> None:
     """Cut the log before the first record that speaks of a step which is not done yet."""
     if not path.exists():
         return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for record in read_log(path) if done else ():
-                end = _end(record)
-                if end is not None and end > done:
-                    break
-                file.write(_line(record))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        for record in read_log(path) if done else ():
+            end = _end(record)
+            if end is not None and end > done:
+                break
+            file.write(_line(record).encode())
 
 
 def _end(record: Mapping[str, Any]) -> int | None:

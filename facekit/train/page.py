@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from facekit.errors import MissingExtraError, TrainingError
 from facekit.train.log import read_log
+from facekit.wholefile import replacing
 
 __all__ = ["write_page"]
 
@@ -55,16 +56,10 @@ def write_page(folder: Path) -> Path:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as file:
             figure.savefig(file, format="png")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):  # it tells nothing that the first error does not
-            partial.unlink(missing_ok=True)
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror or error}); free space and try again"
         ) from error

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from facekit.errors import SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.data import Crops, Listing, hash_pictures
 from facekit.train.stream import Stream
+from facekit.wholefile import replacing
 
 __all__ = ["embeddings_of_pictures", "open_teacher", "stored_embeddings"]
 
@@ -123,11 +124,9 @@ def _key(stored: Path) -> str | None:
 
 
 def _keep(stored: Path, targets: Tensor, key: str) -> None:
-    partial = stored.with_name(stored.name + ".partial")
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"targets": targets}, partial, {"key": key})
-        partial.replace(stored)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with replacing(stored) as file:
+            file.write(save({"targets": targets}, {"key": key}))
+    except OSError as error:
         raise TrainingError(f"{stored}: cannot be written ({error}); free space") from error

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import logging
 import mmap
-import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,6 +29,7 @@ from torch import Tensor
 
 from facekit.errors import ImageError, TrainingError
 from facekit.train.sources.source import MAX_BYTES, NamedBytes
+from facekit.wholefile import replacing
 
 __all__ = ["RecordSource", "decode_record", "encode_record", "open_records", "write_records"]
 
@@ -131,26 +130,15 @@ def write_records(path: Path, pictures: Iterable[tuple[int, bytes]]) -> None:
         TrainingError: a person returns after another one, a picture is too large, there are more records
             than labels can count, or the files cannot be written.
     """
-    files = path, path.with_suffix(".idx")
-    parts = [file.with_name(file.name + ".partial") for file in files]
     try:
-        with ExitStack() as stack:
-            records, index = (stack.enter_context(part.open("wb")) for part in parts)
+        with replacing(path.with_suffix(".idx")) as index, replacing(path) as records:
             for key, data in _layout(path, pictures):
                 index.write(b"%d\t%d\n" % (key, records.tell()))
                 records.write(encode_record(data))
-            for written in (records, index):
-                written.flush()
-                os.fsync(written.fileno())
-        for part, file in zip(parts, files, strict=True):
-            part.replace(file)
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error}); free space or give another place"
         ) from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def encode_record(data: bytes) -> bytes:

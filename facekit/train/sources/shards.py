@@ -25,6 +25,7 @@ from torch import Tensor
 from facekit.errors import ImageError, TrainingError
 from facekit.image import IMAGE_SUFFIXES
 from facekit.train.sources.source import MAX_BYTES, NamedBytes
+from facekit.wholefile import replacing
 
 __all__ = ["ShardSource", "open_shards", "write_shard"]
 
@@ -113,24 +114,20 @@ def write_shard(path: Path, pictures: Iterable[tuple[int, str, bytes]]) -> None:
     Raises:
         TrainingError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".partial")
     try:
-        with part.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-                for number, (person, suffix, content) in enumerate(pictures):
-                    for kind, data in ((suffix, content), (".cls", b"%d" % person)):
-                        member = tarfile.TarInfo(f"{number:09d}{kind}")
-                        member.size = len(data)
-                        archive.addfile(member, io.BytesIO(data))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with (
+            replacing(path) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for number, (person, suffix, content) in enumerate(pictures):
+                for kind, data in ((suffix, content), (".cls", b"%d" % person)):
+                    member = tarfile.TarInfo(f"{number:09d}{kind}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error}); free space or give another place"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _samples(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
