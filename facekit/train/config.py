@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,9 @@ class DataSettings:
     def __post_init__(self) -> None:
         _require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")
         _require(self.keep_gb >= 0, "keep_gb", self.keep_gb, "give gigabytes, 0 or more")
-        _require(self.workers is None or self.workers >= 0, "workers", self.workers, "give 0 or more")
+        most = 4 * (os.cpu_count() or 1)
+        fits = self.workers is None or 0 <= self.workers <= most
+        _require(fits, "workers", self.workers, f"give 0 ... {most}, four a core; each takes half a gigabyte")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,7 +164,7 @@ def test_crops_stay_in_memory_up_to_the_limit(sources: dict[str, Path]) -> None:
         assert isinstance(open_crops(listing, 24, settings, pin=False), Stream) == streamed
 
 
-@pytest.mark.parametrize(("name", "value"), [("keep_gb", -1.0), ("workers", -1)])
+@pytest.mark.parametrize(("name", "value"), [("keep_gb", -1.0), ("workers", -1), ("workers", 100_000)])
 def test_bad_settings_are_named(tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(FacekitError, match=f"{name}={value}"):
         DataSettings(data=tmp_path, **{name: value})  # type: ignore[arg-type]
