@@ -124,10 +124,17 @@ class TestCSV:
         text = 'a,b,same\n"Ann/Ann_0001.jpg",Bob/Bob_0001.jpg,0\n'
         assert [pair.fold for pair in load_pairs(written(folder, "p.csv", text), folder)] == [None]
 
+    def test_names_may_hold_what_ends_lines_elsewhere(self, folder: Path) -> None:
+        (folder / "x\u2028y\nz.jpg").touch()
+        text = 'a,b,same\n"x\u2028y\nz.jpg",Ann/Ann_0001.jpg,0\r\n'
+        assert load_pairs(written(folder, "p.csv", text), folder)[0].a == folder / "x\u2028y\nz.jpg"
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("", "line 1 does not name the columns"),
+            (f"a,b,same\nAnn/Ann_0001.jpg,{'x' * 300}.jpg,1\n", "line 2 names 'x"),
+            (f"a,b,same\n{'x' * 200_000},y,1\n", "cannot be read as CSV"),
             ("x,y\n1,2\n", "line 1 does not name the columns"),
             ("a,b,same\nAnn/Ann_0001.jpg,Ann/Ann_0002.jpg,maybe\n", "line 2 has same = 'maybe'"),
             ("a,b,same\nAnn/Ann_0001.jpg\n", "line 2 has same = None"),

@@ -147,12 +147,16 @@ class Evaluate:
                     f"--images: {self.pairs} is a folder of people and holds its pictures itself"
                 )
             return _PeopleFolder(self.pairs)
+        if not os.path.exists(self.pairs):
+            raise SettingError(f"--pairs: {self.pairs!r} is not there; name a list of pairs, or a folder")
         if self.pairs.lower().endswith(".bin"):
+            if self.images is not None:
+                raise SettingError(f"--images: {self.pairs} holds its pictures itself")
             pairs, crops = load_bin(self.pairs)
-            return _PairList(pairs, crops, Path(self.pairs))
+            return _PairList(self.pairs, pairs, crops, Path(self.pairs))
         if self.images is None:
             raise SettingError(f"--images: {self.pairs} names pictures; give the folder where they are")
-        return _PairList(load_pairs(self.pairs, self.images), {}, Path(self.images))
+        return _PairList(self.pairs, load_pairs(self.pairs, self.images), {}, Path(self.images))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,13 +191,14 @@ class _PairList:
     """The pairs that a file names: the protocol of LFW.
 
     Args:
+        file: that names them.
         pairs: of pictures.
         crops: those of the pictures that are no files.
         folder: where the pictures are.
     """
 
-    def __init__(self, pairs: list[Pair], crops: Mapping[Path, bytes], folder: Path) -> None:
-        self.pairs, self.crops, self._folder = pairs, crops, folder
+    def __init__(self, file: str, pairs: list[Pair], crops: Mapping[Path, bytes], folder: Path) -> None:
+        self._file, self.pairs, self.crops, self._folder = file, pairs, crops, folder
         numbers: dict[Path, int] = {}
         self._sides = np.array(
             [[numbers.setdefault(path, len(numbers)) for path in pair[:2]] for pair in pairs], np.int64
@@ -216,7 +221,11 @@ class _PairList:
             ]
         )
         same, people = np.array([pair.same for pair in self.pairs]), identities(self.pairs)
-        report = evaluate_pairs(scores, same, self._folds(), people=people)
+        told = np.array_equal(people[:, 0] == people[:, 1], same)
+        try:  # pairs without names may contradict each other: then nobody knows whom they show
+            report = evaluate_pairs(scores, same, self._folds(), people=people if told else None)
+        except EvaluationError as error:
+            raise EvaluationError(f"{self._file}: {error}", path=self._file) from error
         known = np.where(np.isnan(scores), -1.0, scores)
         rates = None
         if given.groups is not None and given.limit is not None:
@@ -356,5 +365,6 @@ def _one_face_each(
         if picture.faces:
             found[path] = picture.faces[0]
         else:
-            lost[str(path)] = "no face found" if picture.error is None else str(picture.error)
+            why = "no face found" if picture.error is None else str(picture.error)
+            lost[str(path)] = why.removeprefix(f"{path}: ")
     return found, lost

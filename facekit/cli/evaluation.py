@@ -23,6 +23,8 @@ from facekit.threshold import Threshold
 
 __all__ = ["Evaluation", "Run", "figures", "group_rows"]
 
+_LOST = 10  # pictures without a face that the table names
+
 Row = tuple[str, str, str]
 """A figure's name, its value, and its interval."""
 
@@ -118,9 +120,9 @@ class Evaluation:
             parts.append(table(group_rows(self.groups)))
         if self.groups is not None and self.ungrouped:
             parts.append(f"  {count(self.ungrouped, 'picture')} of no group")
-        return "\n".join(
-            [*parts, *(table([(f"lost: {name}: {why}",)]) for name, why in list(self.lost.items())[:10])]
-        )
+        lost = [f"lost: {name}: {why}" for name, why in self.lost.items()]
+        more = [f"lost: {count(len(lost) - _LOST, 'more picture')}"] if len(lost) > _LOST else []
+        return "\n".join([*parts, *(table([(line,)]) for line in [*lost[:_LOST], *more])])
 
     def _at_threshold(self) -> dict[str, Any] | None:
         if self.limit is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -144,12 +146,13 @@ class _PairsFile:
                 f"{folder} is not a folder: give the one with the pictures", path=str(folder)
             )
         try:
-            self.lines = file.read_text(encoding="utf-8-sig").splitlines()
+            self.text = file.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise EvaluationError(f"{file} cannot be read as text: {error}", path=str(file)) from error
 
     def from_lfw(self) -> Iterator[Pair]:
-        rows = [(number, line.split()) for number, line in enumerate(self.lines, 1) if line.strip()]
+        lines = self.text.split("\n")  # and nowhere else: names may hold what splitlines takes for an end
+        rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
         header = rows[0][1] if rows else []
         if len(header) not in (1, 2) or not all(_is_count(word) for word in header):
             raise self.error(1, "is not LFW's header: the number of folds, and of pairs of each kind in one")
@@ -172,7 +175,13 @@ class _PairsFile:
         )
 
     def from_csv(self) -> Iterator[Pair]:
-        rows = csv.DictReader(self.lines, skipinitialspace=True)
+        rows = csv.DictReader(io.StringIO(self.text, newline=""), skipinitialspace=True)
+        try:
+            yield from self.from_rows(rows)
+        except csv.Error as error:
+            raise self.error(rows.line_num, f"cannot be read as CSV ({error})") from error
+
+    def from_rows(self, rows: csv.DictReader[str]) -> Iterator[Pair]:
         if not {"a", "b", "same"} <= set(rows.fieldnames or []):
             raise self.error(1, "does not name the columns a, b and same")
         for row in rows:
@@ -198,7 +207,7 @@ class _PairsFile:
     def picture(self, number: int, names: list[str]) -> Path:
         """The first of these files that exists in the folder."""
         for path in (self.folder / name for name in names):
-            if path.is_file():
+            if os.path.isfile(path):  # False also for what cannot be a name
                 if not path.resolve().is_relative_to(self.root):
                     raise self.error(number, f"leads out of {self.folder}, to {path}")
                 return path
