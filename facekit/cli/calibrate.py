@@ -8,9 +8,10 @@ from pathlib import Path
 from facekit.checkpoint import Calibration, ModelConfig
 from facekit.cli.console import print_json, say, table
 from facekit.cli.options import Folder, Model
-from facekit.errors import CheckpointError, EvaluationError
+from facekit.errors import CheckpointError, EvaluationError, SettingError
 from facekit.evaluate import roc_of_people
 from facekit.policy import FacePolicy
+from facekit.trash import shown
 from facekit.wholefile import replacing
 
 __all__ = ["Calibrate"]
@@ -44,18 +45,29 @@ class Calibrate:
 
     def __call__(self) -> int:
         file = _config_file(self.model.checkpoint)
+        if not 0 < self.far <= 1:
+            raise SettingError(
+                f"--far: {self.far:g} is not a rate; give a number above 0, up to 1, such as 1e-3"
+            )
         recognition = self.model.recognition()
         gallery = recognition.build_gallery(self.people, faces=self.faces, aligned=self.aligned)
-        curve = roc_of_people(gallery.vectors, [sample.person for sample in gallery.samples])
+        try:
+            curve = roc_of_people(gallery.vectors, [sample.person for sample in gallery.samples])
+        except EvaluationError as error:
+            raise EvaluationError(f"{self.people}: {error}", path=self.people) from error
         rows = curve.calibration()
         if not rows:
             raise EvaluationError(
                 f"{self.people}: {curve.impostor:,} pairs of strangers are too few to calibrate on;"
                 " at least 100 are needed"
             )
-        words = (
-            self.data or f"{Path(self.people).name}: {len(gallery)} people, {len(gallery.samples)} pictures"
-        )
+        if self.far < min(rows):
+            raise EvaluationError(
+                f"{self.people}: {curve.impostor:,} pairs of strangers measure rates down to {min(rows):g};"
+                f" for --far {self.far:g} give more people, or a higher rate"
+            )
+        name = Path(self.people).resolve().name  # '.' has one, too
+        words = self.data or f"{name}: {len(gallery)} people, {len(gallery.samples)} pictures"
         measured = Calibration(words, curve.impostor, curve.genuine, rows)
         config = recognition.config
         fresh = replace(config, threshold=measured.threshold_at(self.far), calibration=measured)
@@ -72,11 +84,11 @@ class Calibrate:
             )
             return 0
         for item in gallery.skipped[:10]:
-            say(f"skipped: {item.reason}")
-        shown = [(f"{far:g}", f"{at:+.4f}", f"{curve.tar_at_far(far):.4f}") for far, at in rows.items()]
-        print(f"{file}: {measured.data}")
+            say(f"skipped: {shown(item.reason)}")
+        rates = [(f"{far:g}", f"{at:+.4f}", f"{curve.tar_at_far(far):.4f}") for far, at in rows.items()]
+        print(shown(f"{file}: {measured.data}"))
         print(f"  {curve.impostor:,} pairs of strangers, {curve.genuine:,} of the same person")
-        print(table([("FAR", "similarity", "TAR"), *shown]))
+        print(table([("FAR", "similarity", "TAR"), *rates]))
         print(f"  default: {fresh.threshold:+.4f}, for FAR {self.far:g}")
         return 0
 
