@@ -62,11 +62,25 @@ def test_a_second_call_goes_on_and_tells_what_was_left_out(
     assert (second["made"], second["there"]) == (1, 1)
 
 
+def test_a_name_that_is_too_long_stops_nobody_else(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = people / "P001" / f"{'a' * 245}.jpg"
+    (people / "P001" / "portrait.jpg").rename(long)
+    assert Align(str(people), str(tmp_path / "crops"), device="cpu", json=True)() == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["made"] == 1
+    assert "rename the picture" in told["skipped"][str(long)]
+
+
 def test_bad_requests_are_one_line(people: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="choose one face"):
         Align(str(people), str(tmp_path / "crops"), faces="all")()
     with pytest.raises(ImageError):
         Align(str(tmp_path / "nowhere"), str(tmp_path / "crops"))()
+    for inside in (people, people / "crops"):  # crops are no photographs, the next call would think so
+        with pytest.raises(SettingError, match="give a folder outside"):
+            Align(str(people), str(inside))()
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="cannot be written"):
         Align(str(people), str(tmp_path / "file"), device="cpu")()

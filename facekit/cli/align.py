@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -20,7 +22,7 @@ from facekit.cli.console import count, print_json, say
 from facekit.cli.options import Folder
 from facekit.detect import FaceDetector
 from facekit.embed import resolve_device
-from facekit.errors import FacekitError, NoFaceError, SettingError
+from facekit.errors import FacekitError, ImageError, NoFaceError, SettingError
 from facekit.face import Image
 from facekit.image import find_images, load_image
 from facekit.policy import FacePolicy, select_faces
@@ -61,8 +63,11 @@ class Align:
         if self.faces == "all":
             raise SettingError("--faces all: a crop is of one person; choose one face, such as largest")
         root, out = Path(self.people), Path(self.out)
+        if out.resolve().is_relative_to(root.resolve()):
+            problem = f"lies in {root}, and a second call would take the crops for photographs"
+            raise SettingError(f"OUT: {out} {problem}; give a folder outside")
         pictures = find_images(root)
-        left = [path for path in pictures if not _place(path, root, out).exists()]
+        left = [path for path in pictures if not os.path.exists(_place(path, root, out))]
         detector = FaceDetector(resolve_device(self.device), min_face=self.min_face)
         skipped: dict[str, str] = {}
         bar = tqdm(total=len(left), unit="picture", disable=None, file=sys.stderr)
@@ -70,10 +75,11 @@ class Align:
         with bar, closing(ahead) as loaded:
             for batch in _batches(loaded):
                 for path, result in self._cut(detector, batch):
-                    if isinstance(result, FacekitError):
-                        skipped[str(path)] = str(result)
-                    else:
-                        _save(_place(path, root, out), result)
+                    why = (
+                        result if isinstance(result, FacekitError) else _save(_place(path, root, out), result)
+                    )
+                    if why is not None:
+                        skipped[str(path)] = str(why)
                 bar.update(len(batch))
         made = len(left) - len(skipped)
         if self.json:
@@ -137,10 +143,18 @@ def _batches(loaded: Iterator[_Loaded]) -> Iterator[list[_Loaded]]:
         yield batch
 
 
-def _save(place: Path, crop: Image) -> None:
+def _save(place: Path, crop: Image) -> ImageError | None:
+    """Writes a crop; says so where that cannot have such a name, which is no reason to stop.
+
+    Raises:
+        SettingError: nothing can be written there.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as file:
             pil.fromarray(np.ascontiguousarray(crop)).save(file, "PNG")
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return ImageError(f"{place}: too long a name for a crop; rename the picture", path=str(place))
         raise SettingError(f"{place}: cannot be written ({error.strerror or error})") from error
+    return None
