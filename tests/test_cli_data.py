@@ -195,8 +195,17 @@ def test_conversions_that_cannot_be(people: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be written"):
         convert_pictures(people, tmp_path / "no" / "x.rec")
     (tmp_path / "x.csv").write_text("path,identity\n0.png,a\n")
+    for exclude in (None, tmp_path / "x.csv"):  # nor a file that nobody named
+        with pytest.raises(TrainingError, match="would replace"):
+            convert_pictures(people, tmp_path / "x.rec", exclude=exclude)
     with pytest.raises(TrainingError, match="would replace"):
         convert_pictures(tmp_path / "x.csv", tmp_path / "x.rec")
+    (tmp_path / "z.csv").mkdir()
+    with pytest.raises(TrainingError, match="would replace"):
+        convert_pictures(people, tmp_path / "z.rec")
+    (tmp_path / "z.csv").rmdir()
+    with pytest.raises(TrainingError, match=r"x\.csv: leaves out all 1 pictures"):
+        convert_pictures(tmp_path / "x.csv", tmp_path / "y.tar", exclude=tmp_path / "x.csv")
     with pytest.raises(TrainingError, match="none of the pictures can be read"):
         convert_pictures(tmp_path / "x.csv", tmp_path / "y.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv"]

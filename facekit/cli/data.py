@@ -67,9 +67,9 @@ class Audit:
     def __call__(self) -> int:
         if self.top < 0:
             raise SettingError(f"--top: {self.top} must be 0 or more")
-        out = _folder(self.out)
         source = open_source(Path(self.people), None if self.images is None else Path(self.images))
         other = None if self.against is None else open_source(Path(self.against))
+        out = _folder(self.out)
         recognition = self.model.recognition()
         faces = _embed(recognition.encoder, source, self.faces, self.aligned)
         found = audit_labels(faces.vectors, faces.labels, limits=_fallback(recognition.config))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from facekit.train.sources.source import MAX_BYTES
 from facekit.wholefile import replacing
 
 __all__ = ["Conversion", "convert_pictures"]
+
+_COLUMNS = ("number", "person", "split", "path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +57,22 @@ def convert_pictures(
     Raises:
         ImageError: no such folder, or no pictures in it.
         TrainingError: data that cannot be understood, none that can be read, or a place that cannot be
-            written.
+            written, as where a ``.csv`` that is no list of names would be replaced.
     """
     if out.suffix not in (".rec", ".tar"):
         raise TrainingError(f"{out}: must end with .rec or .tar, which say what to write")
     names = out.with_suffix(".csv")
-    if names.resolve() == people.resolve():
-        raise TrainingError(f"{out}: its names would replace {people}; give it another name")
+    _check_names(names, people, exclude)
     source = open_folder(people) if people.is_dir() else open_csv(people, images)
     kept = torch.ones(len(source.person), dtype=torch.bool)
     if exclude is not None:
         kept = ~excluded_rows(source, exclude)
     rows = torch.argsort(source.person, stable=True)
     rows = rows[kept[rows]]
+    if not len(rows):
+        raise TrainingError(
+            f"{exclude}: leaves out all {len(kept):,} pictures of {people}; nothing is written"
+        )
     skipped: list[str] = []
     written: set[int] = set()
     try:
@@ -78,9 +85,23 @@ def convert_pictures(
                 write_shard(out, _some(pictures, people))
     except OSError as error:
         raise TrainingError(
-            f"{names}: cannot be written ({error}); free space or give another place"
+            f"{names}: cannot be written ({error.strerror or error}); free space or give another place"
         ) from error
     return Conversion(names, len(rows) - len(skipped), len(written), skipped)
+
+
+def _check_names(names: Path, people: Path, exclude: Path | None) -> None:
+    """Makes sure, before the work begins, that the names replace nothing but those of an earlier call.
+
+    Raises:
+        TrainingError: something else is there.
+    """
+    given = [path.resolve() for path in (people, exclude) if path is not None]
+    ours = False
+    with suppress(OSError), names.open("rb") as file:
+        ours = file.readline(100).rstrip() == ",".join(_COLUMNS).encode()
+    if os.path.lexists(names) and (not ours or names.resolve() in given):
+        raise TrainingError(f"{names}: the list of names would replace this; give the result another name")
 
 
 def _pictures(
@@ -88,7 +109,7 @@ def _pictures(
 ) -> Iterator[tuple[int, str, bytes]]:
     """(person, suffix, content) of each file that can be read; says in the table whose it is."""
     writer: Any = csv.writer(table, lineterminator="\n")
-    writer.writerow(("number", "person", "split", "path"))
+    writer.writerow(_COLUMNS)
     for row in tqdm(rows, "copying", disable=None):
         path, person = source.read(row), int(source.person[row])
         try:
