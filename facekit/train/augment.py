@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from facekit.train.config import require
+
 __all__ = ["Augmentation", "augment", "mix_faces"]
 
 _Draw = Callable[[float, float], Tensor]
@@ -34,8 +36,15 @@ class Augmentation:
     low_resolution: float = 0.15
     """Chance of a view that was shrunk to between a quarter and the whole, and enlarged again."""
 
+    def __post_init__(self) -> None:
+        for name in ("flip", "grey", "low_resolution"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a chance in [0, 1]")
+        for name in ("zoom", "shift", "brightness"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share in [0, 1)")
+        require(0 <= self.rotation <= 180, "rotation", self.rotation, "give degrees in [0, 180]")
+
     def scaled(self, strength: float) -> Augmentation:
-        """The same kinds of change, ``strength`` times as strong (the chance of a flip stays)."""
+        """The same kinds of change, ``strength`` in [0, 1] times as strong (the chance of a flip stays)."""
         return Augmentation(
             flip=self.flip,
             rotation=self.rotation * strength,

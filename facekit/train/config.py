@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,18 @@ from typing import Literal
 
 from facekit.errors import SettingError
 
-__all__ = ["DataSettings", "OptimSettings", "RunSettings"]
+__all__ = ["DataSettings", "OptimSettings", "RunSettings", "require"]
+
+_MOST_EPOCHS = 1_000_000
+_SEEDS = 1 << 40  # the order of the pictures comes from an int64 that is a million times as high
 
 
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Refuse a setting that does not hold what is asked of it; what is no number holds nothing.
+
+    Raises:
+        SettingError: naming the setting, its value and the remedy.
+    """
     if not condition:
         raise SettingError(f"{name}={value}: {remedy}")
 
@@ -42,11 +51,11 @@ class DataSettings:
     processes its share."""
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")
-        _require(self.keep_gb >= 0, "keep_gb", self.keep_gb, "give gigabytes, 0 or more")
+        require(0.0 <= self.heldout < 1.0, "heldout", self.heldout, "give a share in [0, 1)")
+        require(self.keep_gb >= 0, "keep_gb", self.keep_gb, "give gigabytes, 0 or more")
         most = 4 * (os.cpu_count() or 1)
         fits = self.workers is None or 0 <= self.workers <= most
-        _require(fits, "workers", self.workers, f"give 0 ... {most}, four a core; each takes half a gigabyte")
+        require(fits, "workers", self.workers, f"give 0 ... {most}, four a core; each takes half a gigabyte")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +76,12 @@ class OptimSettings:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "backbone_lr", "clip"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
-        _require(0 <= self.warmup < 1, "warmup", self.warmup, "give a share of the run in [0, 1)")
+        for name in ("lr", "backbone_lr"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, name, value, "give a number above 0")
+        require(self.clip > 0, "clip", self.clip, "give a number above 0; inf does not clip")
+        require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "give 0 or more")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "give a share of the run in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +107,13 @@ class RunSettings:
     """At most this much work is lost by an interruption."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, "epochs", self.epochs, "give 1 or more")
-        _require(self.batch_size > 1, "batch_size", self.batch_size, "give 2 or more: batch norm needs them")
-        _require(
+        require(0 < self.epochs <= _MOST_EPOCHS, "epochs", self.epochs, f"give 1 ... {_MOST_EPOCHS}")
+        require(abs(self.seed) < _SEEDS, "seed", self.seed, f"give a whole number below {_SEEDS}")
+        require(self.batch_size > 1, "batch_size", self.batch_size, "give 2 or more: batch norm needs them")
+        require(
             self.micro_batch is None or self.micro_batch > 1,
             "micro_batch",
             self.micro_batch,
             "give 2 or more",
         )
-        _require(self.save_minutes > 0, "save_minutes", self.save_minutes, "give minutes above 0")
+        require(self.save_minutes > 0, "save_minutes", self.save_minutes, "give minutes above 0")

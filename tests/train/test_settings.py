@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from facekit.errors import SettingError
 from facekit.train.__main__ import main
 from facekit.train.augment import Augmentation
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
+from facekit.train.data import shuffled_rows
 from facekit.train.recipes.convrec import ConvRecSettings
 from facekit.train.settings import from_json, to_json
 
@@ -94,3 +99,47 @@ def test_other_files_are_refused(tmp_path: Path, text: str, capsys: pytest.Captu
 def test_portable_settings_survive_a_change(tmp_path: Path) -> None:
     settings = replace(_settings(tmp_path), distill=str(tmp_path / "teacher.npz"))
     assert from_json(_file(tmp_path, to_json("convrec", settings)), "convrec", ConvRecSettings) == settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        (OptimSettings, "lr", (0.0, -1.0, math.nan, math.inf)),
+        (OptimSettings, "backbone_lr", (0.0, math.inf)),
+        (OptimSettings, "weight_decay", (-1.0, math.nan, math.inf)),
+        (OptimSettings, "clip", (0.0, math.nan)),
+        (RunSettings, "epochs", (0, 10**23)),
+        (RunSettings, "seed", (10**26, -(10**26))),
+        (Augmentation, "flip", (-0.1, 2.0, math.nan)),
+        (Augmentation, "grey", (-0.1, math.nan)),
+        (Augmentation, "low_resolution", (5.0, math.nan)),
+        (Augmentation, "rotation", (-5.0, math.nan, math.inf)),
+        (Augmentation, "zoom", (-0.1, 1.0, math.nan)),
+        (Augmentation, "shift", (-0.1, 1e9, math.nan)),
+        (Augmentation, "brightness", (-1.0, 100.0, math.nan)),
+        (ConvRecSettings, "mild", (-1.0, 2.0, math.nan)),
+        (ConvRecSettings, "start_share", (-1.0, 7.0, math.nan)),
+        (ConvRecSettings, "scale", (0.0, -5.0, math.nan, math.inf)),
+        (ConvRecSettings, "margin", (-1.0, 4.0, math.nan)),
+        (ConvRecSettings, "cosine_margin", (-1.0, 2.0, math.nan)),
+        (ConvRecSettings, "margin_weight", (-1.0, math.nan, math.inf)),
+        (ConvRecSettings, "distill_weight", (-1.0, math.nan, math.inf)),
+        (ConvRecSettings, "sample_rate", (0.0, 2.0, math.nan)),
+    ],
+)
+def test_what_no_run_could_go_by_is_refused_by_name(
+    tmp_path: Path, kind: Any, name: str, values: tuple[float, ...]
+) -> None:
+    needed: dict[type, dict[str, Any]] = {
+        RunSettings: {"out": tmp_path},
+        ConvRecSettings: {"data": DataSettings(data=tmp_path), "run": RunSettings(out=tmp_path)},
+    }
+    for value in values:
+        with pytest.raises(SettingError, match=f"^{name}={re.escape(str(value))}: give "):
+            kind(**needed.get(kind, {}), **{name: value})
+
+
+def test_the_highest_seed_orders_pictures() -> None:
+    seed = RunSettings(out=Path(), seed=2**40 - 1).seed
+    batches = shuffled_rows(8, 4, seed=seed, epoch=1_000_000)
+    assert torch.cat(list(batches)).sort().values.tolist() == list(range(8))

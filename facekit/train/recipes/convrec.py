@@ -25,7 +25,7 @@ from facekit.errors import SettingError
 from facekit.evaluate import ROC
 from facekit.train import processes
 from facekit.train.augment import Augmentation, augment, mix_faces
-from facekit.train.config import DataSettings, OptimSettings, RunSettings
+from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.data import load_crops, read_listing, shuffled_rows
 from facekit.train.heads import MarginHead
 from facekit.train.losses import cosine_distillation, expected_initial_loss
@@ -102,8 +102,14 @@ class ConvRecSettings:
     """License written into the checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.margin_weight < 0 or self.distill_weight < 0:
-            raise SettingError("margin_weight and distill_weight: give 0 or more")
+        for name in ("mild", "start_share"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a share in [0, 1]")
+        for name in ("margin_weight", "distill_weight"):
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "give 0 or more")
+        require(0 < self.scale < math.inf, "scale", self.scale, "give a number above 0")
+        require(0 <= self.margin <= math.pi / 2, "margin", self.margin, "give radians in [0, pi/2]")
+        require(0 <= self.cosine_margin <= 1, "cosine_margin", self.cosine_margin, "give 0 ... 1")
+        require(0 < self.sample_rate <= 1, "sample_rate", self.sample_rate, "give a share in (0, 1]")
         if self.margin_weight == 0 and self.distill is None:
             raise SettingError(
                 "margin_weight=0 without a teacher: there is nothing to learn from; give --distill"
