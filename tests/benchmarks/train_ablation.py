@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import random
 import shutil
 import statistics
@@ -108,10 +109,12 @@ def write_listings(index: Path, out: Path, plan: Plan) -> dict[str, Path]:
     listings = {}
     for part, split in zip(PARTS, ("train", "heldout"), strict=True):
         listings[part] = out / f"{part}.csv"
-        with listings[part].open("w", newline="", encoding="utf-8") as file:
+        partial = out / f"{part}-{os.getpid()}.partial"  # another process may be at it
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["path", "identity", "split"], extrasaction="ignore")
             writer.writeheader()
             writer.writerows({**row, "split": "train"} for row in choose(rows, split, plan))
+        partial.replace(listings[part])
     return listings
 
 
@@ -244,7 +247,7 @@ def main() -> None:
         todo = [pair for pair in todo if "distill" not in VARIANTS[pair[0]]]
     results = args.out / "results"
     results.mkdir(parents=True, exist_ok=True)
-    listings = write_listings(args.index, args.out / f"listings-{turn}", plan)
+    listings = write_listings(args.index, args.out / "listings", plan)
     images = args.images or args.index.parent
     args.images = images
     crops = {
