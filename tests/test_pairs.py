@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,27 @@ class Runs:
 
 
 class TestBin:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\x80\x04Nr\xff\xff\xff\x000N.", "TypeError"),
+            (
+                b"c_codecs\nencode\nq\x000X\x10\0\0\0" + b"x" * 16 + b"q\x010(" + b"h\0(h\1NtR" * 9 + b"l.",
+                "unpacks to more than the file has",
+            ),
+        ],
+    )
+    def test_small_files_take_little_memory(self, tmp_path: Path, content: bytes, message: str) -> None:
+        file = tmp_path / "lfw.bin"
+        file.write_bytes(content)
+        tracemalloc.start()
+        try:
+            with pytest.raises(EvaluationError, match=message):
+                load_bin(file)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        finally:
+            tracemalloc.stop()
+
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
     def test_pairs_and_their_pictures(self, tmp_path: Path, protocol: int) -> None:
         file = tmp_path / "lfw.bin"

@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,12 +93,13 @@ def load_bin(file: str | Path) -> tuple[list[Pair], dict[Path, bytes]]:
         occurs several times is one.
 
     Raises:
-        EvaluationError: the file cannot be read, is no such pickle, or wants to import something.
+        EvaluationError: the file cannot be read, is no such pickle, wants to import something, or to take far
+            more memory than its size.
     """
     path = Path(file)
     try:
         with path.open("rb") as stream:
-            pictures, same = _PlainUnpickler(stream, encoding="bytes").load()
+            pictures, same = _PlainUnpickler(stream, path.stat().st_size).load()
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be read ({error.strerror or error})", path=str(path)
@@ -123,17 +124,31 @@ def load_bin(file: str | Path) -> tuple[list[Pair], dict[Path, bytes]]:
     return pairs, {place: picture for picture, place in places.items()}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Lists, numbers and bytes; nothing is imported or called but what old pickles write bytes with."""
+class _PlainUnpickler(pickle._Unpickler):
+    """Lists, numbers and bytes; nothing is imported or called but what old pickles write bytes with.
+
+    It is the one in Python: that in C makes room for all things before the one that it is to remember, so
+    that ten bytes would take 32 GiB.
+
+    Args:
+        stream: the file.
+        size: its bytes: what it holds as text is no more, however often it is written.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        super().__init__(stream, encoding="bytes")
+        self._left = size
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
+            return self._latin1
         raise pickle.UnpicklingError(f"refused: to open it {module}.{name} would have to be imported and run")
 
-
-def _latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
+    def _latin1(self, text: str, encoding: str) -> bytes:
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError("unpacks to more than the file has")
+        return text.encode("latin1")
 
 
 class _PairsFile:
