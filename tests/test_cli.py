@@ -654,6 +654,10 @@ def test_evaluate_says_what_does_not_fit(crops: Path, tmp_path: Path, model: lis
         (["--pairs", str(crops / "p00"), "--aligned", *model], "give at least one of each; it should hold a"),
         (["--pairs", str(crops), "--html", str(tmp_path / "no" / "page.html"), *model], "no existing folder"),
         (["--pairs", str(crops), "--html", str(tmp_path), *model], "is a folder"),
+        # before any picture is looked at:
+        (["--pairs", str(tmp_path / "no"), "--html", "", *model], "--html: '' cannot be written"),
+        (["--pairs", str(tmp_path / "no"), "--html", str(tmp_path / ("x" * 250)), *model], "name too long"),
+        (["--pairs", str(tmp_path / "no"), "--html", "\0", *model], "cannot be written (embedded null byte)"),
         (["--pairs", str(crops), "--groups", str(tmp_path / "no.csv"), *model], "no.csv: cannot be read"),
     ):
         assert main(["evaluate", *argv]) == 2

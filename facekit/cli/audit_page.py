@@ -79,7 +79,10 @@ def audit_page(title: str, lines: Sequence[str], sections: Sequence[Section], so
         for finding in section.findings:
             figures = "".join(_figure(source, row, caption) for row, caption in finding.pictures)
             body.append(f"<article><p>{_text(finding.text)}</p>{figures}</article>")
-    head = f'<meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    head = '<meta charset="utf-8"><meta name="robots" content="noindex">'
+    head += f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    head += f"<title>{_text(title)}</title><style>{_STYLE}</style>"
     return f"<!doctype html>\n<html><head>{head}</head>\n<body>{chr(10).join(body)}\n</body></html>\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -45,15 +46,22 @@ svg{width:100%;height:auto;display:block}
 
 
 def check_page(path: str) -> None:
-    """Makes sure, before the work begins, that a page can have this name.
+    """Makes sure, before the work begins, that a page can be written there.
 
     Raises:
-        SettingError: no such folder, or a folder itself.
+        SettingError: no such folder, a folder itself, or a place where nothing can be written.
     """
+    place = Path(path)
+    trial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part") if place.name else place
     if not os.path.isdir(Path(path).absolute().parent):
         raise SettingError(f"--html: {path!r} is in no existing folder; make it first")
     if os.path.isdir(path):
         raise SettingError(f"--html: {path!r} is a folder; name a file")
+    try:
+        with trial.open("xb"):
+            trial.unlink()
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
 
 
 def write_page(path: str, found: Evaluation, crops: Mapping[Path, bytes]) -> None:
@@ -71,8 +79,12 @@ def write_page(path: str, found: Evaluation, crops: Mapping[Path, bytes]) -> Non
         with replacing(path, private=True) as file:
             file.write(_page(found, crops).encode())
     except (OSError, ValueError) as error:  # ValueError: no name of a file, as with a NUL in it
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"--html: {path}: cannot be written ({reason})") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: Exception) -> SettingError:
+    reason = getattr(error, "strerror", None) or error
+    return SettingError(f"--html: {path!r} cannot be written ({reason}); name another file")
 
 
 def _page(found: Evaluation, crops: Mapping[Path, bytes]) -> str:
