@@ -60,11 +60,7 @@ def write_state(
             partial.mkdir(parents=True)
         processes.barrier()
         with _quiet():
-            save(
-                _spread(tensors, sharded),
-                storage_writer=FileSystemWriter(partial),
-                no_dist=processes.world() == 1,
-            )
+            save(_spread(tensors, sharded), storage_writer=FileSystemWriter(partial))
         if processes.rank() == 0:
             partial.replace(place)
             _flush(folder)
@@ -116,7 +112,7 @@ def load_state(
                 found = tuple(there.size) if isinstance(there, TensorStorageMetadata) else "nothing"
                 raise ValueError(f"{name}: {found}, not {tuple(tensor.shape)}")
         with _quiet():
-            load(spread, storage_reader=reader, no_dist=processes.world() == 1)
+            load(spread, storage_reader=reader)
     except (OSError, CheckpointException, pickle.UnpicklingError, ValueError, EOFError) as error:
         raise TrainingError(
             f"{folder}: not a state that this run can go on from ({_reason(error)}); give another --out"
@@ -203,7 +199,7 @@ def _spread(tensors: Mapping[str, Tensor], sharded: Mapping[str, int]) -> dict[s
 def _quiet() -> Iterator[None]:
     """Without torch's remark that there is only one process."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message="torch.distributed is .*unavailable")
         yield
 
 
