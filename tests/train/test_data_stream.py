@@ -224,3 +224,18 @@ def test_photographs_are_not_taken_for_crops(tmp_path: Path, caplog: pytest.LogC
     Image.new("RGB", (48, 48)).save(tmp_path / "b" / "crop.png")
     assert len(load_crops(read_listing(DataSettings(data=tmp_path, heldout=0))[0], 24, progress=False)) == 2
     assert "a/photo.png: 64 x 48 is no aligned face crop; facekit data align" in caplog.text
+
+
+def test_a_persons_pictures_may_lie_deeper(tmp_path: Path) -> None:
+    """As galleries and evaluations take them: a/x and b/x are not one person."""
+    for place in ("a/x", "a/y", "b/x"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (24, 24)).save(tmp_path / place / "1.png")
+    listing = read_listing(DataSettings(data=tmp_path, heldout=0))[0]
+    assert listing.source.people == ["a", "b"]
+    assert listing.labels.tolist() == [0, 0, 1]
+
+
+def test_a_csv_from_a_spreadsheet_may_begin_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("path,identity\n1.png,a\n2.png,b\n", encoding="utf-8-sig")
+    assert len(read_listing(DataSettings(data=tmp_path / "x.csv", heldout=0))[0]) == 2

@@ -49,7 +49,7 @@ class FileSource:
 
 
 def open_folder(folder: Path) -> FileSource:
-    """List a folder with one folder a person.
+    """List a folder with one folder a person, whose pictures may lie in folders inside it.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
@@ -58,7 +58,7 @@ def open_folder(folder: Path) -> FileSource:
     paths = find_images(folder)
     if any(path.parent == folder for path in paths):
         raise TrainingError(f"{folder}: pictures outside any person's folder; make one folder a person")
-    return _source(folder, [(path, path.parent.name, "") for path in paths])
+    return _source(folder, [(path, path.relative_to(folder).parts[0], "") for path in paths])
 
 
 def open_csv(table: Path, images: Path | None = None) -> FileSource:
@@ -74,7 +74,7 @@ def open_csv(table: Path, images: Path | None = None) -> FileSource:
     root = (images or table.parent).resolve()
     rows = []
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"path", "identity"} <= set(reader.fieldnames or ()):
                 raise TrainingError(f"{table}: needs a header with the columns path and identity, and rows")
