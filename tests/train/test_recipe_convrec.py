@@ -221,6 +221,9 @@ def test_csv_with_splits(people: Path, tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("path,identity,split\n" + "\n".join(rows))
     train, heldout = read_listing(DataSettings(data=tmp_path / "index.csv", images=people))
     assert (len(train), len(heldout)) == (9, 3)
+    (tmp_path / "other.csv").write_text("path,identity,split\np00/0.png,p00,train\np01/0.png,p01,test\n")
+    with pytest.raises(TrainingError, match="line 3: split 'test'; give train or heldout"):
+        read_listing(DataSettings(data=tmp_path / "other.csv", images=people))
     (tmp_path / "bad.csv").write_text("path,identity\n../../etc/passwd,x\n")
     with pytest.raises(TrainingError, match="line 2"):
         read_listing(DataSettings(data=tmp_path / "bad.csv", images=people))

@@ -84,7 +84,10 @@ def open_csv(table: Path, images: Path | None = None) -> FileSource:
                     raise TrainingError(f"{table}, line {number}: {row['path']!r} leads out of {root}")
                 if not row["identity"]:
                     raise TrainingError(f"{table}, line {number}: says no identity; add it or drop the line")
-                rows.append((path, row["identity"], row.get("split") or ""))
+                split = row.get("split") or ""
+                if split not in ("", "train", "heldout"):
+                    raise TrainingError(f"{table}, line {number}: split {split!r}; give train or heldout")
+                rows.append((path, row["identity"], split))
     except (OSError, ValueError, csv.Error) as error:
         raise TrainingError(f"{table}: not a readable CSV file or folder ({error})") from error
     return _source(root, rows)
