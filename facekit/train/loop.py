@@ -77,7 +77,7 @@ def _train(trainee: _Trainee, done: int, log: RunLog, stop_asked: threading.Even
     """The steps that are left; the last scores, where there was a step to do."""
     recipe, run = trainee.recipe, trainee.run
     total, saved = trainee.total, time.monotonic()
-    means, scores = _Means(), None
+    means, scores = trainee.means, None
     for batch in _batches(recipe, done, run.epochs):
         at = Step(done, done / total, done / recipe.steps_per_epoch)
         metrics = trainee.step(batch, at)
@@ -93,8 +93,8 @@ def _train(trainee: _Trainee, done: int, log: RunLog, stop_asked: threading.Even
         log.advance({name: shown[name] for name in _ON_THE_BAR if name in shown})
         done += 1
         if done % recipe.steps_per_epoch == 0:
-            scores = _epoch_ends(trainee, done, means, log)
-            means = _Means()
+            scores = _epoch_ends(trainee, done, log)
+            means.clear()
         due = processes.rank() == 0 and time.monotonic() - saved > 60 * run.save_minutes
         what = processes.highest(_STOP if stop_asked.is_set() else _SAVE if due else _GO_ON)
         if what != _GO_ON or done == total:
@@ -106,7 +106,7 @@ def _train(trainee: _Trainee, done: int, log: RunLog, stop_asked: threading.Even
     return scores
 
 
-def _epoch_ends(trainee: _Trainee, done: int, means: _Means, log: RunLog) -> Scores:
+def _epoch_ends(trainee: _Trainee, done: int, log: RunLog) -> Scores:
     recipe = trainee.recipe
     epoch, progress = done // recipe.steps_per_epoch, done / trainee.total
     trainee.agree()
@@ -114,7 +114,7 @@ def _epoch_ends(trainee: _Trainee, done: int, means: _Means, log: RunLog) -> Sco
     scores = Scores({})
     if processes.rank() == 0:
         scores = recipe.evaluate(Step(done, progress, float(epoch)))
-    averages = means.values()
+    averages = trainee.means.values()
     log.record("epoch", epoch=epoch, step=done, **averages, **scores.values)
     if scores.genuine:
         log.record("scores", epoch=epoch, genuine=scores.genuine, impostor=scores.impostor)
@@ -132,6 +132,7 @@ class _Trainee:
         self.recipe, self.run, self.device = recipe, run, device
         self.total = run.epochs * recipe.steps_per_epoch
         self.guard = Guard(run.out / "state")
+        self.means = _Means()
         recipe.modules.to(device)
         processes.same([t for name, t in recipe.modules.state_dict().items() if name not in recipe.sharded])
         fused = device.type in ("cpu", "cuda")
@@ -174,7 +175,7 @@ class _Trainee:
         if processes.highest(int(not good)):
             raise TrainingError(self.guard.diverged("a weight is no longer a number", done))
         self.agree()
-        tensors = self._known()
+        tensors = {**self._known(), **self.means.saved()}
         for name, parameter in self.recipe.modules.named_parameters():
             for what, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"modules.{name}@{what}"] = torch.as_tensor(value)
@@ -195,11 +196,12 @@ class _Trainee:
                 f"{folder}: of a run of {total} steps, and now {self.total} are asked for; "
                 "start with its own settings or give another --out"
             )
+        self.means.restore(_of("run.means@", tensors), int(tensors["run.means"]))
         places = {id(parameter): name for name, parameter in self.recipe.modules.named_parameters()}
         state = self._optimizer.state_dict()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         state["state"] = {
-            number: _of_parameter(f"modules.{places[id(parameter)]}@", tensors)
+            number: _of(f"modules.{places[id(parameter)]}@", tensors)
             for number, parameter in enumerate(parameters)
         }
         state["state"] = {number: values for number, values in state["state"].items() if values}
@@ -215,6 +217,7 @@ class _Trainee:
         return {
             **{f"modules.{name}": tensor for name, tensor in self.recipe.modules.state_dict().items()},
             "run.total": torch.tensor(self.total),
+            "run.means": torch.tensor(self.means.count),
             "run.scaler": torch.tensor([scaler.get("scale", 1.0), scaler.get("_growth_tracker", 0)]),
         }
 
@@ -223,22 +226,41 @@ class _Trainee:
 
 
 class _Means:
-    """Means of metrics, summed where the metrics are."""
+    """Means of metrics since the epoch began, summed where the metrics are."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Any] = {}
-        self._count = 0
+        self.count = 0
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+        self.count += 1
 
     def values(self) -> dict[str, float]:
-        return {name: float(value) / self._count for name, value in self._sums.items()}
+        """Over the steps, and over all processes."""
+        return {name: value / self.count for name, value in self._together().items()}
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._sums, self.count = {}, 0
+
+    def saved(self) -> dict[str, Tensor]:
+        """What :meth:`restore` goes on from, in any number of processes, beside the count."""
+        sums = self._together().items()
+        return {f"run.means@{name}": torch.tensor(value, dtype=torch.float64) for name, value in sums}
+
+    def restore(self, sums: Mapping[str, Tensor], count: int) -> None:
+        self._sums, self.count = {name: float(value) for name, value in sums.items()}, count
+
+    def _together(self) -> dict[str, float]:
+        """The sums, as the mean of what the processes have."""
+        sums = torch.tensor([float(value) for value in self._sums.values()], dtype=torch.float64)
+        processes.average([sums])
+        return dict(zip(self._sums, sums.tolist(), strict=True))
 
 
-def _of_parameter(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
