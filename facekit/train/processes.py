@@ -15,10 +15,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from facekit.embed import resolve_device
+from facekit.errors import TrainingError
 
 __all__ = ["average", "barrier", "beside", "highest", "joined", "rank", "same", "total", "world"]
 
 _PATIENCE = timedelta(hours=12)  # while the first one embeds pictures; torchrun ends those left behind
+_LEFT = ("closed by peer", "reset by peer", "remote process exited")  # gloo, either way, and NCCL
 _BUCKET = 1 << 24  # numbers that are averaged at once
 
 
@@ -31,6 +33,7 @@ def joined(device: str) -> Iterator[None]:
 
     Raises:
         DeviceError: the device is not there.
+        TrainingError: this one waited for another, which ended; that one has said why.
     """
     if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
@@ -41,6 +44,10 @@ def joined(device: str) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        if not any(told in str(error) for told in _LEFT):
+            raise
+        raise TrainingError(f"process {rank()}: another one of the run ended, and says why") from error
     finally:
         dist.destroy_process_group()
 

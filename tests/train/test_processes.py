@@ -12,6 +12,7 @@ from pathlib import Path
 
 import linear_run
 import pytest
+from PIL import Image
 
 from facekit.errors import SettingError
 from facekit.train import processes
@@ -23,8 +24,13 @@ _SCRIPT = Path(__file__).with_name("linear_run.py")
 _STEPS = 21
 
 
-def _start(world: int, out: Path, *, stop: int = 0, pace: float = 0.0) -> list[subprocess.Popen[bytes]]:
-    """The processes of a run, started as ``torchrun`` does."""
+def _start(world: int, out: Path, *, stop: int = 0, pace: float = 0.0) -> list[subprocess.Popen[str]]:
+    """The processes of a run."""
+    return _started(world, [str(_SCRIPT), str(out), str(stop), str(pace)])
+
+
+def _started(world: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """Pythons that are started as ``torchrun`` does."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -32,14 +38,20 @@ def _start(world: int, out: Path, *, stop: int = 0, pace: float = 0.0) -> list[s
     for rank in range(world):
         where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
         environment = {**os.environ, **{k: str(v) for k, v in where.items()}, "MASTER_ADDR": "localhost"}
-        arguments = [sys.executable, str(_SCRIPT), str(out), str(stop), str(pace)]
-        started.append(subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL))
+        command = [sys.executable, *arguments]
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     return started
 
 
 def _run(world: int, out: Path, **how: float) -> list[int]:
     """Their exit codes."""
-    return [process.wait(timeout=120) for process in _start(world, out, **how)]  # type: ignore[arg-type]
+    return [_ended(process)[0] for process in _start(world, out, **how)]  # type: ignore[arg-type]
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code, and what it said."""
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said
 
 
 def _losses(out: Path) -> dict[int, float]:
@@ -80,7 +92,7 @@ def test_a_killed_run_loses_the_steps_since_its_last_save_and_no_more(
                 pytest.fail(f"ended with {process.wait(timeout=0.01)} before it was killed")
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     kept = saved_step(tmp_path / "state")
     assert kept is not None
     assert kept < _STEPS
@@ -91,6 +103,24 @@ def test_a_killed_run_loses_the_steps_since_its_last_save_and_no_more(
     fit(recipe, linear_run.run(tmp_path), OptimSettings())
     assert begun == list(range(kept, _STEPS))
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-6)
+
+
+def test_what_one_process_says_is_not_buried_under_the_traces_of_those_that_waited_for_it(
+    tmp_path: Path,
+) -> None:
+    """The first cannot write the run's settings; the second finds out when it wants its weights."""
+    for person in ("a", "b", "c"):
+        (tmp_path / person).mkdir()
+        for number in range(2):
+            Image.new("RGB", (24, 24), (80 * number, 9, 9)).save(tmp_path / person / f"{number}.png")
+    (tmp_path / "file").write_bytes(b"")
+    flags = f"--data {tmp_path} --out {tmp_path / 'file'} --batch-size 4 --size 16 --device cpu"
+    program = ["-m", "facekit.train", "convrec", "--architecture", "faceresnet", *flags.split()]
+    (first, said), (second, echo) = map(_ended, _started(2, program))
+    assert (first, second) == (2, 2)
+    assert f"error: {tmp_path / 'file' / 'run.json'}: cannot be written" in said
+    assert echo.splitlines()[-1] == "error: process 1: another one of the run ended, and says why"
+    assert "Traceback" not in said + echo
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(
