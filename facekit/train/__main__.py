@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from facekit.train.loop import fit
 from facekit.train.page import write_page
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 from facekit.train.settings import from_json, to_json
+from facekit.train.state import claimed
 from facekit.wholefile import replacing
 
 __all__ = ["main"]
@@ -71,7 +73,7 @@ def _run(name: str, argv: Sequence[str]) -> int:
     if known.print_config:
         print(to_json(name, settings), end="")
         return 0
-    with processes.joined(settings.run.device):
+    with processes.joined(settings.run.device), _place(settings.run.out):
         recipe = build(settings)
         if processes.rank() == 0:
             _keep(settings.run.out / _CONFIG, to_json(name, settings))
@@ -79,6 +81,11 @@ def _run(name: str, argv: Sequence[str]) -> int:
         if processes.rank() == 0:
             print(checkpoint)
     return 0
+
+
+def _place(out: Path) -> AbstractContextManager[None]:
+    """The run's folder, which the first process claims for all."""
+    return claimed(out) if processes.rank() == 0 else nullcontext()
 
 
 def _first() -> bool:

@@ -29,9 +29,43 @@ from torch.distributed.tensor import DTensor, Shard
 from facekit.errors import TrainingError
 from facekit.train import processes
 
-__all__ = ["load_state", "saved_step", "write_state"]
+__all__ = ["claimed", "load_state", "saved_step", "write_state"]
 
 _PARTIAL = ".partial"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep others out of it as long as this one goes on.
+
+    Raises:
+        TrainingError: another run goes on there, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be made or opened ({error}); give another --out") from error
+    try:
+        if number is not None:
+            _lock(number, folder)
+        yield
+    finally:
+        if number is not None:
+            os.close(number)
+
+
+def _lock(number: int, folder: Path) -> None:
+    import fcntl  # here, because Windows has none
+
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise TrainingError(
+            f"{folder}: another run goes on there; wait for its end or give another --out"
+        ) from error
+    except OSError:  # a file system that knows no locks
+        return
 
 
 def write_state(
@@ -49,6 +83,7 @@ def write_state(
 
     Raises:
         TrainingError: it cannot be written.
+        KeyboardInterrupt: it was interrupted; the old state stays.
     """
     place = folder / f"{step:09d}"
     if place.exists():
@@ -56,7 +91,7 @@ def write_state(
     partial = place.with_name(place.name + _PARTIAL)
     try:
         if processes.rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove_partial(folder)
             partial.mkdir(parents=True)
         processes.barrier()
         with _quiet():
@@ -65,10 +100,13 @@ def write_state(
             partial.replace(place)
             _flush(folder)
             for old in folder.iterdir():
-                if old != place and old.name.removesuffix(_PARTIAL).isdigit():
+                if old != place and old.name.isdigit():
                     shutil.rmtree(old)
         processes.barrier()
     except (OSError, CheckpointException) as error:
+        if processes.rank() == 0:
+            _remove_partial(folder)  # it may be what fills the disk
+        _pass_on(error)
         raise TrainingError(
             f"{folder}: the run's state cannot be saved ({_reason(error)}); free space and start again"
         ) from error
@@ -114,6 +152,7 @@ def load_state(
         with _quiet():
             load(spread, storage_reader=reader)
     except (OSError, CheckpointException, pickle.UnpicklingError, ValueError, EOFError) as error:
+        _pass_on(error)
         raise TrainingError(
             f"{folder}: not a state that this run can go on from ({_reason(error)}); give another --out"
         ) from error
@@ -211,6 +250,19 @@ def _flush(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what was not written to its end, by a run that was killed or by this one."""
+    for partial in folder.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _pass_on(error: BaseException) -> None:
+    """Ctrl-C is none of a state's errors, though torch wraps it into one."""
+    wrapped = error.failures.values() if isinstance(error, CheckpointException) else ()
+    if any(isinstance(cause, KeyboardInterrupt) for cause, _ in wrapped):
+        raise KeyboardInterrupt from error
 
 
 def _reason(error: BaseException) -> str:

@@ -118,7 +118,7 @@ def test_what_one_process_says_is_not_buried_under_the_traces_of_those_that_wait
     program = ["-m", "facekit.train", "convrec", "--architecture", "faceresnet", *flags.split()]
     (first, said), (second, echo) = map(_ended, _started(2, program))
     assert (first, second) == (2, 2)
-    assert f"error: {tmp_path / 'file' / 'run.json'}: cannot be written" in said
+    assert f"error: {tmp_path / 'file'}: cannot be made" in said
     assert echo.splitlines()[-1] == "error: process 1: another one of the run ended, and says why"
     assert "Traceback" not in said + echo
 

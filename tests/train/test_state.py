@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import pickletools
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from facekit.errors import TrainingError
-from facekit.train.state import load_state, saved_step, write_state
+from facekit.train.state import claimed, load_state, saved_step, write_state
 
 
 def _tensors() -> dict[str, Tensor]:
@@ -49,17 +53,58 @@ def test_a_write_that_fails_leaves_the_old_state(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "state"
     write_state(folder, 5, _tensors(), sharded={})
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object, storage_writer: FileSystemWriter, **__: object) -> None:
+        (Path(storage_writer.path) / "__0_0.distcp").write_bytes(b"as far as it went")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("facekit.train.state.save", full)
     with pytest.raises(TrainingError, match="No space left"):
         write_state(folder, 6, _tensors(), sharded={})
-    assert saved_step(folder) == 5
+    assert [path.name for path in folder.iterdir()] == ["000000005"]
     assert load_state(folder, 5, _blank(), sharded={})["run.total"] == 100
     monkeypatch.undo()
     write_state(folder, 6, _tensors(), sharded={})
     assert [path.name for path in folder.iterdir()] == ["000000006"]
+
+
+def test_what_a_killed_run_left_goes_before_the_next_is_written(tmp_path: Path) -> None:
+    left = tmp_path / "000000007.partial"
+    left.mkdir()
+    (left / "__0_0.distcp").write_bytes(b"half")
+    write_state(tmp_path, 6, _tensors(), sharded={})
+    assert [path.name for path in tmp_path.iterdir()] == ["000000006"]
+
+
+def test_an_interruption_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch wraps Ctrl-C as it does errors; nobody should be told to leave a good state behind."""
+    write_state(tmp_path, 5, _tensors(), sharded={})
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise CheckpointException("", {0: (KeyboardInterrupt(), StackSummary())})
+
+    monkeypatch.setattr("facekit.train.state.load", interrupted)
+    monkeypatch.setattr("facekit.train.state.save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_state(tmp_path, 5, _blank(), sharded={})
+    with pytest.raises(KeyboardInterrupt):
+        write_state(tmp_path, 6, _tensors(), sharded={})
+    assert [path.name for path in tmp_path.iterdir()] == ["000000005"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be locked there")
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "first"
+    with claimed(out), pytest.raises(TrainingError, match=f"^{out}: another run goes on there"), claimed(out):
+        pytest.fail("both are in it")
+    with claimed(out):
+        assert list(out.iterdir()) == []
+
+
+def test_a_place_that_no_run_can_have_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    wrong = pytest.raises(TrainingError, match=f"^{tmp_path / 'file'}: cannot be .*another --out")
+    with wrong, claimed(tmp_path / "file"):
+        pytest.fail("it is a file")
 
 
 @pytest.mark.parametrize(
