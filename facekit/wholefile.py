@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["replacing"]
+__all__ = ["flush_folder", "replacing"]
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str], *, private: bool = False) -> Iterato
         if place.exists():
             shutil.copymode(place, part)
         part.replace(place)
-        _flush_folder(place.parent)
+        flush_folder(place.parent)
     finally:
         with suppress(OSError, ValueError):  # it tells nothing that the first error does not
             part.unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Puts the new name on the disk; Windows cannot open folders, and needs not."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -237,7 +237,7 @@ class _PairList:
             search=self._search(given.faces),
             limit=given.limit,
             groups=rates,
-            ungrouped=int((group == None).sum()),  # noqa: E711 (of each)
+            ungrouped=group.tolist().count(None),
             false_accepts=self._hardest(scores, ~same, 1),
             false_rejects=self._hardest(scores, same, -1),
             pictures=self.pictures,

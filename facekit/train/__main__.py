@@ -96,7 +96,6 @@ def _first() -> bool:
 def _keep(file: Path, text: str) -> None:
     """Write the settings beside the run, whole or not at all."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as stream:
             stream.write(text.encode())
     except OSError as error:

@@ -200,11 +200,8 @@ class _Trainee:
         places = {id(parameter): name for name, parameter in self.recipe.modules.named_parameters()}
         state = self._optimizer.state_dict()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        state["state"] = {
-            number: _of(f"modules.{places[id(parameter)]}@", tensors)
-            for number, parameter in enumerate(parameters)
-        }
-        state["state"] = {number: values for number, values in state["state"].items() if values}
+        found = [_of(f"modules.{places[id(parameter)]}@", tensors) for parameter in parameters]
+        state["state"] = {number: values for number, values in enumerate(found) if values}
         self._optimizer.load_state_dict(state)
         if self._update.scaler.is_enabled():
             scale, growth = tensors["run.scaler"].tolist()

@@ -147,8 +147,7 @@ def _is_drawn(name: str) -> bool:
 
 def _number(value: object) -> float | None:
     """A finite number that can be drawn; logs hold null where a value was none."""
-    usable = isinstance(value, (int, float)) and abs(value) < 1e30
-    return float(value) if usable else None  # type: ignore[arg-type]
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e30 else None
 
 
 def _rates(record: dict[str, Any]) -> Iterator[tuple[float, float]]:

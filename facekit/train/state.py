@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from facekit.errors import TrainingError
 from facekit.train import processes
+from facekit.wholefile import flush_folder
 
 __all__ = ["claimed", "load_state", "saved_step", "write_state"]
 
@@ -98,7 +99,7 @@ def write_state(
             save(_spread(tensors, sharded), storage_writer=FileSystemWriter(partial))
         if processes.rank() == 0:
             partial.replace(place)
-            _flush(folder)
+            flush_folder(folder)
             for old in folder.iterdir():
                 if old != place and old.name.isdigit():
                     shutil.rmtree(old)
@@ -240,16 +241,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is .*unavailable")
         yield
-
-
-def _flush(folder: Path) -> None:
-    """Make a rename last; Windows cannot open folders, and does not need it."""
-    if os.name == "posix":
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 def _remove_partial(folder: Path) -> None:
