@@ -9,15 +9,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from facekit.embed import resolve_device
 from facekit.errors import TrainingError
 
-__all__ = ["average", "barrier", "beside", "highest", "joined", "rank", "same", "total", "world"]
+__all__ = ["average", "barrier", "beside", "gathered", "highest", "joined", "rank", "same", "total", "world"]
 
 _PATIENCE = timedelta(hours=12)  # while the first one embeds pictures; torchrun ends those left behind
 _LEFT = ("closed by peer", "reset by peer", "remote process exited")  # gloo, either way, and NCCL
@@ -107,6 +109,41 @@ def average(tensors: Sequence[Tensor]) -> None:
         flat /= world()
         for tensor, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def gathered(part: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The rows of all processes, in their order; in one process, ``part`` itself.
+
+    Backward, the gradients that all have of the whole are summed, and each gets those of its own rows.
+    All must go backward, and in the same order where several are gathered.
+
+    Args:
+        part: (n, ...) of any type; its shape is alike in all.
+        group: the processes; None for all.
+    """
+    if not _several() or dist.get_world_size(group) == 1:
+        return part
+    whole: Tensor = _Gather.apply(part, group)
+    return whole
+
+
+class _Gather(torch.autograd.Function):
+    """:func:`gathered` of several."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        part = part.contiguous()
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, part, group)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_whole: Tensor) -> tuple[Tensor, None]:
+        total = by_whole.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)  # gloo's reduce_scatter came only lately
+        return total.chunk(dist.get_world_size(ctx.group))[dist.get_rank(ctx.group)], None
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

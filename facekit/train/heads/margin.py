@@ -1,9 +1,8 @@
-"""Heads: what stands on an embedding while it is trained, and is thrown away afterwards."""
+"""The head of margin losses: one centre for each identity."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facekit.errors import SettingError, TrainingError
+from facekit.train import processes
 from facekit.train.losses import centre_softmax
 
 __all__ = ["MarginHead"]
@@ -95,8 +95,9 @@ class MarginHead(nn.Module):
             unit = F.normalize(embeddings.float())
             if self._world > 1:
                 self._check(labels)
-                unit = _Gather.apply(unit, self._group)
-                labels = _gather(labels, self._group)
+                unit = unit + (self._world - 1) * (unit - unit.detach())  # the gradient times their number
+                unit = processes.gathered(unit, self._group)
+                labels = processes.gathered(labels, self._group)
             centres, rows, columns = self._compared(labels)
             return centre_softmax(
                 unit,
@@ -164,26 +165,3 @@ def _draw(dim: int, classes: int, first: int, rows: int) -> Tensor:
         if low < high:
             part[low - first : high - first] = block[low - start : high - start]
     return part
-
-
-def _gather(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The rows of all processes, in their order."""
-    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, part.contiguous(), group)
-    return torch.cat(parts)
-
-
-class _Gather(torch.autograd.Function):
-    """:func:`_gather`; backward, the sum over processes of what belongs to this one, times their number."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        return _gather(part, group)
-
-    @staticmethod
-    def backward(ctx: Any, by_all: Tensor) -> tuple[Tensor, None]:
-        whole = by_all.clone()
-        dist.all_reduce(whole, dist.ReduceOp.SUM, ctx.group)  # gloo's reduce_scatter came only lately
-        world, rank = dist.get_world_size(ctx.group), dist.get_rank(ctx.group)
-        return whole.chunk(world)[rank] * world, None

@@ -1,4 +1,4 @@
-"""Losses: tensors in, scalar out."""
+"""Margin losses: softmax over cosines to centres, made harder for the own one."""
 
 from __future__ import annotations
 

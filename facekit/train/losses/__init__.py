@@ -1,0 +1,33 @@
+"""Losses: tensors in, scalar out; float32 inside, also under autocast."""
+
+from __future__ import annotations
+
+from facekit.train.losses.contrast import (
+    beta_nt_xent,
+    bregman_divergence,
+    bregman_nt_xent,
+    chance_level,
+    nt_xent,
+)
+from facekit.train.losses.margin import (
+    centre_softmax,
+    cosine_distillation,
+    expected_initial_loss,
+    margin_logits,
+    margin_softmax,
+    with_margins,
+)
+
+__all__ = [
+    "beta_nt_xent",
+    "bregman_divergence",
+    "bregman_nt_xent",
+    "centre_softmax",
+    "chance_level",
+    "cosine_distillation",
+    "expected_initial_loss",
+    "margin_logits",
+    "margin_softmax",
+    "nt_xent",
+    "with_margins",
+]
