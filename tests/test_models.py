@@ -140,6 +140,31 @@ def test_stems_keep_their_share_of_the_picture(stem: str, side: int) -> None:
     assert maps[0].shape[-1] == side
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "shape"),
+    [
+        ("resnet10t", 64, (512, 2, 2)),
+        ("resnet50", 75, (2048, 3, 3)),
+        ("vgg11_bn", 64, (512, 2, 2)),
+        ("convrec", 64, (2048, 2, 2)),
+        ("faceresnet", 112, (512, 4, 4)),
+        ("iresnet18", 112, (512, 7, 7)),
+        ("inception_resnet_v1", 160, (1792, 3, 3)),
+    ],
+)
+def test_the_vector_is_made_of_the_feature_map(name: str, size: int, shape: tuple[int, ...]) -> None:
+    model = made(lambda: build(name))
+    x = torch.randn(2, 3, size, size) / 5
+    with torch.no_grad():
+        features, vectors = model.feature_map(x), model(x)
+        assert features.shape[1:] == shape
+        if name.startswith("resnet"):
+            torch.testing.assert_close(features.mean((2, 3)), vectors)
+        trunk = getattr(model, "backbone", model)
+        trunk.feature_map = lambda x: torch.zeros_like(features)
+        assert not torch.allclose(model(x), vectors)
+
+
 def test_training_reaches_every_parameter() -> None:
     model = build("convrec", backbone="resnet18", embedding_dim=8)
     model(torch.randn(4, 3, 64, 64)).square().sum().backward()

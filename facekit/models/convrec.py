@@ -41,6 +41,10 @@ class ConvRec(nn.Module):
         self.fc = nn.Linear(self.backbone.out_dim, embedding_dim)
         self.bn_out = nn.BatchNorm1d(embedding_dim)
 
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, c, h, w): the backbone's last stage."""
+        return self.backbone.feature_map(x)
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn_in(self.backbone(x))
         out: Tensor = self.bn_out(self.fc(self.dropout(x)))

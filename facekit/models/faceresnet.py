@@ -75,7 +75,12 @@ class FaceResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.pool.weight, mean=1.0 / 9, std=0.1 / 9)
 
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, c, h, w): the last stage, before it is brought to 3 x 3."""
+        out: Tensor = self.stages(self.stem(x))
+        return out
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool_bn(self.pool(self.grid(self.stages(self.stem(x)))))
+        x = self.pool_bn(self.pool(self.grid(self.feature_map(x))))
         out: Tensor = self.fc(x.flatten(1))
         return out

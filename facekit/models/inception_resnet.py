@@ -114,11 +114,15 @@ class InceptionResnetV1(nn.Module):
         self.last_linear = nn.Linear(1792, 512, bias=False)
         self.last_bn = nn.BatchNorm1d(512, eps=0.001)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, 1792, h, w): the last block, before it is pooled."""
         x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))
         x = self.conv2d_4b(self.conv2d_4a(self.conv2d_3b(self.maxpool_3a(x))))
         x = self.repeat_2(self.mixed_6a(self.repeat_1(x)))
-        x = self.block8(self.repeat_3(self.mixed_7a(x)))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        out: Tensor = self.block8(self.repeat_3(self.mixed_7a(x)))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(self.feature_map(x), 1).flatten(1)
         out: Tensor = self.last_bn(self.last_linear(x))
         return out

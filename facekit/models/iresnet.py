@@ -67,8 +67,12 @@ class IResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0, 0.1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, 512, h, w): the last stage and the norm that follows it."""
         x = self.prelu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        out: Tensor = self.features(self.fc(self.bn2(x).flatten(1)))
+        out: Tensor = self.bn2(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.features(self.fc(self.feature_map(x).flatten(1)))
         return out

@@ -53,6 +53,11 @@ class VGG11BN(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pre_logits = _Hidden()
 
+    def feature_map(self, x: Tensor) -> Tensor:
+        """(n, 512, h, w): the last convolutions, before the hidden layers."""
+        out: Tensor = self.features(x)
+        return out
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pre_logits(self.features(x))
+        x = self.pre_logits(self.feature_map(x))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
