@@ -17,6 +17,8 @@ from facekit.train.losses.margin import (
     margin_softmax,
     with_margins,
 )
+from facekit.train.losses.prototypes import sinkhorn, swapped_prediction
+from facekit.train.losses.variational import gaussian_distance, gaussian_norm
 
 __all__ = [
     "beta_nt_xent",
@@ -26,8 +28,12 @@ __all__ = [
     "chance_level",
     "cosine_distillation",
     "expected_initial_loss",
+    "gaussian_distance",
+    "gaussian_norm",
     "margin_logits",
     "margin_softmax",
     "nt_xent",
+    "sinkhorn",
+    "swapped_prediction",
     "with_margins",
 ]

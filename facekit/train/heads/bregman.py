@@ -1,0 +1,61 @@
+"""The head of Bregman losses: sub-networks whose maximum is a learnt convex function."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["BregmanSubnetworks"]
+
+_AT_ONCE = 1 << 27  # hidden numbers that are kept for backward; where there are more, they are computed again
+
+
+class BregmanSubnetworks(nn.Module):
+    """K small networks, Linear - ReLU - Dropout - Linear each, from a vector to a number, in one product.
+
+    Source: Rezaei et al. 2021, "Deep Bregman divergence for contrastive learning of visual representations",
+    section 3, and the authors' code.
+
+    Args:
+        dim: length of the vectors.
+        count: K.
+        hidden: width of each network.
+        dropout: share of the hidden numbers that training leaves out.
+    """
+
+    def __init__(self, dim: int = 128, count: int = 50, hidden: int = 512, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.hidden_weight = nn.Parameter(torch.empty(count, dim, hidden))
+        self.hidden_bias = nn.Parameter(torch.empty(count * hidden))  # flat: optimisers know biases by that
+        self.out_weight = nn.Parameter(torch.empty(count, hidden, 1))
+        self.out_bias = nn.Parameter(torch.empty(count))
+        for parameter, inputs in (
+            (self.hidden_weight, dim),
+            (self.hidden_bias, dim),
+            (self.out_weight, hidden),
+            (self.out_bias, hidden),
+        ):
+            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, dim) float -> (n, K) float32, also under autocast: differences of the numbers count."""
+        count, _, hidden = self.hidden_weight.shape
+        parts = min(count, max(1, math.ceil(len(vectors) * count * hidden / _AT_ONCE)))
+        layers = self.hidden_weight, self.hidden_bias.view(count, 1, hidden), self.out_weight
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.float()
+            if parts == 1:
+                return self._outputs(vectors, *layers) + self.out_bias
+            blocks = zip(*(layer.tensor_split(parts) for layer in layers), strict=True)
+            outputs = [checkpoint(self._outputs, vectors, *block, use_reentrant=False) for block in blocks]
+            return torch.cat(outputs, 1) + self.out_bias
+
+    def _outputs(self, vectors: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+        hidden = torch.baddbmm(bias, vectors.expand(len(weight), -1, -1), weight).relu()
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return torch.bmm(hidden, out).squeeze(2).T
