@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ __all__ = ["ViewSettings", "random_views"]
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, with the digits that torchvision and PIL's relatives use
 _TRIES = 10  # crops drawn before the whole picture is taken, as in torchvision
 _CACHED = 1 << 19  # bytes of views worked on at once by a CPU: as many as stay in its second cache
+_AT_ONCE = 1 << 28  # and by an accelerator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,52 +81,31 @@ def random_views(
         (n, 3, size, size) float32 in [0, 1] on the same device.
     """
     device = pictures.device
-    draws = _draw(len(pictures), pictures.shape[-1], settings, generator).to(device)
-    blur = partial(_blur, taps=_blur_taps(size).to(device))
+    draws = _draw(len(pictures), pictures.shape[-1], settings, generator)
     views = torch.empty(len(pictures), 3, size, size, device=device)
+    most = (_CACHED if device.type == "cpu" else _AT_ONCE) // (3 * 4 * size**2) or 1
     with torch.autocast(device.type, enabled=False):
-        for rows in _parts(draws.order, size, device):
-            part, places = draws.of(rows), rows.to(device)
-            x = _resample(pictures[places], part.starts, part.sides, part.signs, size)
-            _recolour(x, part.order, part.factors)
-            _change(_grey, x, part.grey)
-            _change(blur, x, part.blurred, part.sigma)
-            views[places] = x
+        for rows in torch.split(draws.sides.sum(1).argsort(), most):
+            views.index_copy_(0, rows.to(device), _crop(pictures, rows, draws, size))
+        for rows in torch.split(_by_order(draws), most):
+            x = views.index_select(0, rows.to(device))
+            _change_part(x, rows, draws)
+            views.index_copy_(0, rows.to(device), x)
     return views
 
 
 @dataclass(frozen=True, slots=True)
 class _Draws:
-    """What was drawn for each of n pictures; what says which rows to work on stays on the CPU."""
+    """What was drawn for each of n pictures, on the CPU."""
 
     starts: Tensor  # (n, 2) top and left of the crop in pixels
     sides: Tensor  # (n, 2) its height and width
     signs: Tensor  # (n, 2) 1, or -1 along x for a mirrored view
-    factors: Tensor  # (n, 4) of the changes in _COLOUR_CHANGES
-    order: Tensor  # (n, 4) CPU int64: which of them comes at each turn, -1 for none
-    grey: Tensor  # (n,) CPU bool
-    blurred: Tensor  # (n,) CPU bool
+    order: Tensor  # (n, 4) int64: which of _COLOUR_CHANGES comes at each turn, -1 for none
+    factors: Tensor  # (n, 4) of those changes
+    grey: Tensor  # (n,) bool
+    blurred: Tensor  # (n,) bool
     sigma: Tensor  # (n,) of the blur, in pixels of the view
-
-    def to(self, device: torch.device) -> _Draws:
-        numbers = (self.starts, self.sides, self.signs, self.factors, self.sigma.view(-1, 1))
-        starts, sides, signs, factors, sigma = torch.split(
-            torch.cat(numbers, 1).to(device), [2, 2, 2, 4, 1], 1
-        )
-        return _Draws(starts, sides, signs, factors, self.order, self.grey, self.blurred, sigma[:, 0])
-
-    def of(self, rows: Tensor) -> _Draws:
-        there = rows.to(self.factors.device)
-        return _Draws(
-            self.starts[there],
-            self.sides[there],
-            self.signs[there],
-            self.factors[there],
-            self.order[rows],
-            self.grey[rows],
-            self.blurred[rows],
-            self.sigma[there],
-        )
 
 
 def _draw(count: int, side: int, settings: ViewSettings, generator: torch.Generator) -> _Draws:
@@ -144,14 +123,14 @@ def _draw(count: int, side: int, settings: ViewSettings, generator: torch.Genera
     order = uniform(0, 1, 4).argsort(1)
     order.masked_fill_(uniform(0, 1, 1) >= settings.jitter, -1)
     return _Draws(
-        starts,
-        sides,
-        signs,
-        torch.stack(factors, 1),
-        order,
-        uniform(0, 1) < settings.grey,
-        uniform(0, 1) < settings.blur,
-        uniform(*settings.blur_sigma),
+        starts=starts,
+        sides=sides,
+        signs=signs,
+        order=order,
+        factors=torch.stack(factors, 1),
+        grey=uniform(0, 1) < settings.grey,
+        blurred=uniform(0, 1) < settings.blur,
+        sigma=uniform(*settings.blur_sigma),
     )
 
 
@@ -169,17 +148,19 @@ def _draw_crops(side: int, settings: ViewSettings, uniform: Callable[..., Tensor
     return starts, sides
 
 
-def _parts(order: Tensor, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Rows that are worked on at once: all, or on a CPU few enough for its cache, with the same order."""
-    if device.type != "cpu":
-        yield torch.arange(len(order))
-        return
-    rank = (order * order.new_tensor([64, 16, 4, 1])).sum(1)
-    rank, rows = rank.sort(stable=True)
-    most = max(1, _CACHED // (3 * 4 * size**2))
-    counts = torch.unique_consecutive(rank, return_counts=True)[1]
-    for same in torch.split(rows, counts.tolist()):
-        yield from torch.split(same, most)
+def _by_order(draws: _Draws) -> Tensor:
+    """Rows that are changed at all, those next to each other whose changes come in the same order."""
+    rows = (draws.grey | draws.blurred | (draws.order >= 0).any(1)).nonzero()[:, 0]
+    return rows[(draws.order[rows] * torch.tensor([64, 16, 4, 1])).sum(1).argsort()]
+
+
+def _change_part(x: Tensor, rows: Tensor, draws: _Draws) -> None:
+    factors = draws.factors[rows].to(x.device)
+    for turn in draws.order[rows].unbind(1):
+        for number in set(turn.tolist()) - {-1}:
+            _change(_COLOUR_CHANGES[number], x, turn == number, factors[:, number])
+    _change(_grey, x, draws.grey[rows])
+    _change(_blur, x, draws.blurred[rows], draws.sigma[rows].to(x.device))
 
 
 def _change(change: Callable[..., None], x: Tensor, chosen: Tensor, *parameters: Tensor) -> None:
@@ -194,38 +175,50 @@ def _change(change: Callable[..., None], x: Tensor, chosen: Tensor, *parameters:
         x.index_copy_(0, rows, part)
 
 
+def _crop(pictures: Tensor, rows: Tensor, draws: _Draws, size: int) -> Tensor:
+    """Views (m, 3, size, size) in [0, 1] of what was drawn of some pictures, not yet recoloured."""
+    starts, sides, device = draws.starts[rows], draws.sides[rows], pictures.device
+    if device.type == "cpu":
+        height, width = (int(side) for side in sides.amax(0))
+        corners = starts.minimum(pictures.shape[-1] - sides.amax(0))
+        cut = [
+            pictures[row, :, top : top + height, left : left + width]
+            for row, (top, left) in zip(rows.tolist(), corners.int().tolist(), strict=True)
+        ]
+        windows, starts = torch.stack(cut), starts - corners
+    else:
+        windows = pictures.index_select(0, rows.to(device))
+    return _resample(windows, starts.to(device), sides.to(device), draws.signs[rows].to(device), size)
+
+
 def _resample(pictures: Tensor, starts: Tensor, sides: Tensor, signs: Tensor, size: int) -> Tensor:
-    """Crops of uint8 pictures (m, 3, s, s), stretched to (m, 3, size, size) in [0, 1], antialiased.
+    """Crops of uint8 pictures (m, 3, h, w), stretched to (m, 3, size, size) in [0, 1], antialiased.
 
     The filter is a triangle as wide as the coarser one's pixels, normalised within the crop, as in
     torchvision's ``resized_crop``. That is two products of matrices a picture, one for each axis.
     """
-    m, side = len(pictures), pictures.shape[-1]
-    rows, columns = _resampling(starts, sides, signs, side, size).unbind(1)
-    planes = pictures.to(torch.float32, memory_format=torch.contiguous_format)
-    wide = torch.bmm(planes.view(m, 3 * side, side), columns.mT).view(m, 3, side, size)
+    m, _, height, width = pictures.shape
+    rows, of_rows = _resampling(starts[:, 0], sides[:, 0], signs[:, 0], height, size)
+    columns, of_columns = _resampling(starts[:, 1], sides[:, 1], signs[:, 1], width, size)
+    wide = torch.bmm(pictures.float().view(m, 3 * height, width), columns.mT).view(m, 3, height, size)
     x = torch.empty(m, 3, size, size, device=pictures.device)
     for channel in range(3):
         torch.bmm(rows, wide[:, channel], out=x[:, channel])
-    return x.div_(255)
+    return x.div_((of_rows.mul_(255) * of_columns.mT).unsqueeze(1))
 
 
-def _resampling(starts: Tensor, sides: Tensor, signs: Tensor, side: int, size: int) -> Tensor:
-    """(m, 2, size, side): each view's row, or column, as weights of the picture's."""
-    starts, sides, signs = (each.view(-1, 2, 1, 1) for each in (starts, sides, signs))
-    pixels = torch.arange(side, device=starts.device) + 0.5
-    steps = torch.arange(size, device=starts.device).view(-1, 1) + (0.5 - size / 2)
-    scale = sides / size
-    weights = pixels - (starts + sides / 2 + signs * scale * steps)
-    weights.abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
-    weights.mul_((pixels > starts) & (pixels < starts + sides))
-    return weights.div_(weights.sum(3, keepdim=True))
-
-
-def _recolour(x: Tensor, order: Tensor, factors: Tensor) -> None:
-    for turn in order.unbind(1):
-        for number in set(turn.tolist()) - {-1}:
-            _change(_COLOUR_CHANGES[number], x, turn == number, factors[:, number])
+def _resampling(start: Tensor, side: Tensor, sign: Tensor, pixels: int, size: int) -> tuple[Tensor, Tensor]:
+    """The pixels of each view along one axis as weights (m, size, pixels) of its picture's; their sums."""
+    start, side, sign = (each.view(-1, 1, 1) for each in (start, side, sign))
+    places = torch.arange(pixels, device=start.device) + 0.5
+    steps = torch.arange(size, device=start.device).view(-1, 1) + (0.5 - size / 2)
+    scale = side / size
+    share = scale.clamp(min=1).reciprocal_()
+    centres = (start + side / 2 + sign * scale * steps).mul_(share)
+    inside = (places > start) & (places < start + side)
+    weights = torch.where(inside, places * share, torch.inf) - centres
+    torch.sub(torch.ones((), device=start.device), weights.abs_(), out=weights).clamp_(min=0)
+    return weights, weights.sum(2, keepdim=True)
 
 
 def _brighten(x: Tensor, factor: Tensor) -> None:
@@ -251,15 +244,16 @@ def _turn_hue(x: Tensor, turns: Tensor) -> None:
     whose primary is at C times a distance of d is min(max(2C - d, 0), C) + m.
     """
     red, green, blue = x.unbind(1)
-    more, less = torch.maximum(green, blue), torch.minimum(green, blue)
-    most, least = torch.maximum(red, more), torch.minimum(red, less)
-    chroma = most - least
-    hue = torch.add(more, less).sub_(red).add_(most).sub_(least, alpha=2)
+    most = torch.maximum(green, blue)
+    most = torch.maximum(most, red, out=most)
+    least = torch.minimum(green, blue)
+    least = torch.minimum(least, red, out=least)
+    hue = torch.add(green, blue).sub_(red).add_(most).sub_(least, alpha=2)
     hue.copysign_(green - blue)
+    most, least, chroma = (each.unsqueeze(1) for each in (most, least, most - least))
     # From each primary, within half a circle: what is turned is at most a whole one away.
     primaries = turns.new_tensor([0.0, 2.0, 4.0])
     away = torch.remainder(6 * turns.view(-1, 1) - primaries + 3, 6) - 3
-    most, least, chroma = most.unsqueeze(1), least.unsqueeze(1), chroma.unsqueeze(1)
     torch.addcmul(hue.unsqueeze(1), away.view(-1, 3, 1, 1), chroma, out=x)
     x.abs_().sub_(3 * chroma).abs_().add_(least - chroma)
     torch.clamp(x, least, most, out=x)
@@ -276,9 +270,10 @@ def _luma(x: Tensor) -> Tensor:
     return luma
 
 
-def _blur(x: Tensor, sigma: Tensor, taps: Tensor) -> None:
+def _blur(x: Tensor, sigma: Tensor) -> None:
     """Gaussian blur in place, as two products of matrices a picture."""
     m, size = len(x), x.shape[-1]
+    taps = _blur_taps(size).to(x.device)
     far = torch.arange(len(taps), device=x.device) - len(taps) // 2
     kernel = torch.softmax(-0.5 * (far / sigma.view(-1, 1)).square_(), 1)
     matrix = (kernel @ taps.flatten(1)).view(m, size, size)

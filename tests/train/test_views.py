@@ -67,7 +67,7 @@ def test_blur_is_torchvisions(size: int, kernel: int) -> None:
     x = torch.rand(5, 3, size, size, generator=_draws())
     sigma = (0.1, 0.5, 1.0, 1.5, 2.0)
     expected = torch.stack([tv.gaussian_blur(one, kernel, [s]) for one, s in zip(x, sigma, strict=True)])
-    views._blur(x, torch.tensor(sigma), views._blur_taps(size))
+    views._blur(x, torch.tensor(sigma))
     torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
 
 
@@ -113,7 +113,7 @@ def test_a_batch_at_once_is_the_same_as_in_parts(pictures: Path, monkeypatch: py
     """As on an accelerator: all pictures in one part, whose orders differ."""
     faces = _faces(pictures, 30)
     expected = random_views(faces, ViewSettings(), size=40, generator=_draws())
-    monkeypatch.setattr(views, "_parts", lambda order, *_: [torch.arange(len(order))])
+    monkeypatch.setattr(views, "_CACHED", views._AT_ONCE)
     at_once = random_views(faces, ViewSettings(), size=40, generator=_draws())
     torch.testing.assert_close(at_once, expected, atol=1e-5, rtol=0)
 
@@ -162,10 +162,9 @@ def test_layout_and_autocast_change_nothing(pictures: Path) -> None:
     assert torch.equal(made, expected)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_small_batches(count: int, pictures: Path) -> None:
-    made = random_views(_faces(pictures)[:count], ViewSettings(), size=32, generator=_draws())
-    assert made.shape == (count, 3, 32, 32)
+def test_a_single_picture(pictures: Path) -> None:
+    made = random_views(_faces(pictures, 1), ViewSettings(), size=32, generator=_draws())
+    assert made.shape == (1, 3, 32, 32)
 
 
 def test_draws_are_as_often_and_as_far_as_asked() -> None:
