@@ -42,10 +42,11 @@ def uniformity(embeddings: Tensor) -> Tensor:
     """
     unit = _unit(embeddings)
     total = unit.new_zeros(())
-    for start in range(0, len(unit), _ROWS):
-        kernel = torch.exp(4 * (unit[start : start + _ROWS] @ unit.T) - 4)
-        kernel.diagonal(start).zero_()
-        total += kernel.sum()
+    with torch.autocast(unit.device.type, enabled=False):
+        for start in range(0, len(unit), _ROWS):
+            kernel = torch.exp(4 * (unit[start : start + _ROWS] @ unit.T) - 4)
+            kernel.diagonal(start).zero_()
+            total += kernel.sum()
     return torch.log(total / (len(unit) * (len(unit) - 1)))
 
 
