@@ -6,25 +6,32 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from facekit.errors import FacekitError, TrainingError
+from facekit.errors import FacekitError, SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.loop import fit
 from facekit.train.page import write_page
-from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
+from facekit.train.recipe import Recipe
+from facekit.train.recipes import bregman, convrec, simclr, swav, vcl
 from facekit.train.settings import from_json, to_json
 from facekit.train.state import claimed
 from facekit.wholefile import replacing
 
 __all__ = ["main"]
 
-_RECIPES = {"convrec": (ConvRecSettings, build_recipe)}
+_RECIPES: Mapping[str, tuple[Any, Callable[[Any], Recipe], Mapping[str, Callable[[Path, Path], Any]]]] = {
+    "convrec": (convrec.ConvRecSettings, convrec.build_recipe, {}),
+    "simclr": (simclr.SimCLRSettings, simclr.build_recipe, simclr.PRESETS),
+    "vcl": (vcl.VCLSettings, vcl.build_recipe, vcl.PRESETS),
+    "bregman": (bregman.BregmanSettings, bregman.build_recipe, bregman.PRESETS),
+    "swav": (swav.SwAVSettings, swav.build_recipe, swav.PRESETS),
+}
 _CONFIG = "run.json"
 _ALSO = f"""
 --config FILE takes the settings of another run ({_CONFIG} in its folder); flags beside it go first.
@@ -54,18 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
-    kind, build = _RECIPES[name]
+    kind, build, presets = _RECIPES[name]
     also = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     also.add_argument("--config", type=Path)
+    also.add_argument("--preset")
     also.add_argument("--print-config", action="store_true")
     known, rest = also.parse_known_args(argv)
     before: dict[str, Any] = {}
     if known.config is not None:
         before["default"] = from_json(known.config, name, kind)
+    if known.preset is not None:
+        before["default"] = _preset(known.preset, presets, known.config)
     settings = tyro.cli(
         kind,
         prog=f"python -m facekit.train {name}",
-        description=f"{kind.__doc__}\n{_ALSO}",
+        description=f"{kind.__doc__}\n{_also(presets)}",
         args=rest,
         **before,
         config=(tyro.conf.OmitArgPrefixes,),
@@ -81,6 +91,22 @@ def _run(name: str, argv: Sequence[str]) -> int:
         if processes.rank() == 0:
             print(checkpoint)
     return 0
+
+
+def _preset(name: str, presets: Mapping[str, Callable[[Path, Path], Any]], config: Path | None) -> Any:
+    """The settings of a preset, in which only the data and the place are missing."""
+    if config is not None:
+        raise SettingError(f"preset={name}: beside --config {config}; give one of them")
+    if name not in presets:
+        known = ", ".join(presets) or "none"
+        raise SettingError(f"preset={name}: this recipe has {known}; without --preset it is set for faces")
+    return presets[name](tyro.MISSING, tyro.MISSING)
+
+
+def _also(presets: Mapping[str, Any]) -> str:
+    names = ", ".join(presets)
+    line = f"\n--preset NAME takes published settings ({names}); flags beside it go first."
+    return line + _ALSO if presets else _ALSO
 
 
 def _place(out: Path) -> AbstractContextManager[None]:

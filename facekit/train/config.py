@@ -31,9 +31,10 @@ class DataSettings:
     """Which pictures are learnt from."""
 
     data: Path
-    """Folder with one folder of aligned face crops a person; a CSV file with the columns path, identity and,
-    if you like, split (train or heldout), with paths relative to it; MXNet RecordIO (.rec with .idx); or a
-    .tar in WebDataset's layout (.cls holds the person's number), or a folder of them."""
+    """Folder with one folder of aligned face crops a person (where no labels are needed, with pictures in any
+    folders or none); a CSV file with the columns path, identity and, if you like, split (train or heldout),
+    with paths relative to it; MXNet RecordIO (.rec with .idx); or a .tar in WebDataset's layout (.cls holds
+    the person's number), or a folder of them."""
     images: Path | None = None
     """Where the paths of the CSV start, if not beside it."""
     exclude: Path | None = None
@@ -60,8 +61,10 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimSettings:
-    """AdamW and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    optimizer: Literal["adamw", "lars"] = "adamw"
+    """LARS (You et al. 2017) is for contrastive learning with thousands of pictures a batch."""
     lr: float = 1e-3
     """Learning rate of everything that starts from random weights."""
     backbone_lr: float = 1e-4

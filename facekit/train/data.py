@@ -82,8 +82,14 @@ class Crops:
         return ((self.pictures[rows], self.labels[rows], rows) for rows in order)
 
 
-def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
+def read_listing(settings: DataSettings, *, labelled: bool = True) -> tuple[Listing, Listing]:
     """Read who is where. What ``settings.exclude`` names is in neither part, and moves nobody between them.
+
+    Args:
+        settings: where, and what to keep aside.
+        labelled: whether it has to be known who is on the pictures. If not, a folder may hold pictures in any
+            folders or none, a CSV needs no identities, and all may be of one person; a picture of which
+            nothing is known counts as a person by itself.
 
     Returns:
         (training, held-out): no identity stands in both.
@@ -92,7 +98,7 @@ def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
         ImageError: no such folder, or no pictures in it.
         TrainingError: nothing found, or data that cannot be understood.
     """
-    source = open_source(settings.data, settings.images)
+    source = open_source(settings.data, settings.images, labelled=labelled)
     held = source.heldout
     if held is None:
         share = min(settings.heldout, _HELDOUT / max(1, len(source.person)))
@@ -100,21 +106,24 @@ def read_listing(settings: DataSettings) -> tuple[Listing, Listing]:
         held = torch.isin(source.person, torch.tensor(aside, dtype=torch.int64))
     kept = torch.ones_like(held) if settings.exclude is None else ~excluded_rows(source, settings.exclude)
     train, heldout = _listing(source, ~held & kept), _listing(source, held & kept)
-    if train.classes < 2:
+    if not len(train):
+        raise TrainingError(f"{settings.data}: all pictures are kept aside or excluded; lower --heldout")
+    if labelled and train.classes < 2:
         raise TrainingError(f"{settings.data}: {train.classes} people to train on; at least 2 are needed")
     both = source.person[~held][torch.isin(source.person[~held], source.person[held])]
-    if len(both):
+    if labelled and len(both):
         name = source.people[int(both.min())]
         raise TrainingError(f"{settings.data}: {name!r} is in both splits; split by identity")
     return train, heldout
 
 
-def open_source(data: Path, images: Path | None = None) -> Source:
+def open_source(data: Path, images: Path | None = None, *, labelled: bool = True) -> Source:
     """The pictures in a folder of people, a CSV, a ``.rec`` or ``.tar`` file, or a folder of ``.tar`` files.
 
     Args:
         data: where they lie.
         images: where the paths of a CSV start, if not beside it.
+        labelled: as for :func:`read_listing`.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
@@ -122,10 +131,10 @@ def open_source(data: Path, images: Path | None = None) -> Source:
     """
     if data.is_dir():
         shards = sorted(path for path in data.glob("*.tar") if path.is_file() and not path.is_symlink())
-        return open_shards(shards) if shards else open_folder(data)
+        return open_shards(shards) if shards else open_folder(data, labelled=labelled)
     if data.suffix == ".rec":
         return open_records(data)
-    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, images)
+    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, images, labelled=labelled)
 
 
 def _every_nth(people: int, share: float) -> list[int]:

@@ -65,8 +65,8 @@ class Guard:
             return None
         self._warned = True
         return (
-            f"the loss, {means['loss']:.3g}, is that of a network that tells nobody apart ({chance:.3g}): "
-            "lower --lr or --margin, start with the progressive margin, or look at the labels"
+            f"the loss, {means['loss']:.3g}, is that of a network that tells nothing apart ({chance:.3g}): "
+            "lower --lr; with a margin, lower it or start with the progressive one, or look at the labels"
         )
 
     def diverged(self, what: str, step: int) -> str:

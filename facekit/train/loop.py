@@ -19,6 +19,7 @@ from facekit.train import processes
 from facekit.train.config import OptimSettings, RunSettings
 from facekit.train.guard import Guard
 from facekit.train.log import RunLog
+from facekit.train.optim import build_optimizer
 from facekit.train.page import write_page
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.state import load_state, saved_step, write_state
@@ -27,7 +28,7 @@ from facekit.train.update import Update
 __all__ = ["fit"]
 
 _LOG_EVERY = 20  # steps; reading metrics synchronises the device
-_ON_THE_BAR = ("loss", "target_cosine")
+_ON_THE_BAR = ("loss", "target_cosine", "uniformity")
 _GO_ON, _SAVE, _STOP = range(3)
 
 
@@ -135,8 +136,7 @@ class _Trainee:
         self.means = _Means()
         recipe.modules.to(device)
         processes.same([t for name, t in recipe.modules.state_dict().items() if name not in recipe.sharded])
-        fused = device.type in ("cpu", "cuda")
-        self._optimizer = torch.optim.AdamW(recipe.groups, fused=fused)
+        self._optimizer = build_optimizer(optim.optimizer, recipe.groups, device)
         self._highest = [group["lr"] for group in self._optimizer.param_groups]
         self._update = Update(
             recipe,

@@ -1,4 +1,4 @@
-"""What changes over a run: learning rate, margin and scale as pure functions of its progress."""
+"""The optimiser, and what changes over a run: learning rate, margin and scale, functions of its progress."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["cosine", "decay_groups", "progressive_margin", "warm_restarts"]
+from facekit.train.lars import LARS
+
+__all__ = ["build_optimizer", "cosine", "decay_groups", "progressive_margin", "warm_restarts"]
 
 
 def cosine(progress: float, *, warmup: float = 0.0) -> float:
@@ -55,6 +58,19 @@ def progressive_margin(progress: float, *, scale: float = 64.0, margin: float = 
             share = (progress - p0) / (p1 - p0)
             return (s0 + share * (s1 - s0)) * scale / 64.0, (m0 + share * (m1 - m0)) * margin / 0.5
     raise AssertionError("progress is clamped to [0, 1]")
+
+
+def build_optimizer(name: str, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser of a run.
+
+    Args:
+        name: ``adamw`` or ``lars``.
+        groups: of parameters on ``device``, each with its ``lr``.
+        device: fused where it can be.
+    """
+    if name == "lars":
+        return LARS(groups)
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
 
 
 def decay_groups(

@@ -60,6 +60,8 @@ class Recipe:
         export: (folder, last scores) -> a checkpoint there that :mod:`facekit` opens.
         notes: lines to show before the first step.
         sharded: name of a parameter -> rows in all, where each process has only its own rows.
+        divisible: whether the loss of a batch is the mean of those of its parts. Where pictures are compared
+            with the others of their batch it is not, and a batch is never cut into parts.
     """
 
     modules: nn.ModuleDict
@@ -72,3 +74,4 @@ class Recipe:
     export: Callable[[Path, Scores], None]
     notes: tuple[str, ...] = ()
     sharded: Mapping[str, int] = field(default_factory=dict)
+    divisible: bool = True

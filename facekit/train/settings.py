@@ -89,6 +89,10 @@ def _value(value: Any, kind: Any, where: str) -> Any:
         if value not in get_args(kind):
             raise SettingError(f"{where}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
         return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or len(value) != len(get_args(kind)):
+            raise SettingError(f"{where}: {value!r} is no list of {len(get_args(kind))} values")
+        return tuple(_value(part, one, where) for part, one in zip(value, get_args(kind), strict=True))
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -37,7 +37,9 @@ class Start:
     trained: nn.Module | None
 
 
-def start_network(architecture: str, init: str | None, *, size: int) -> Start:
+def start_network(
+    architecture: str, init: str | None, *, size: int, sizes: Mapping[str, Any] | None = None
+) -> Start:
     """Build the network, with the weights that it is to start from.
 
     Args:
@@ -46,6 +48,7 @@ def start_network(architecture: str, init: str | None, *, size: int) -> Start:
             ``resnet50`` or ``"imagenet"``, which fetches torchvision's; ``"random"``; None for ImageNet's
             weights where they fit the architecture, and random ones else.
         size: side in pixels of its input.
+        sizes: the builder's arguments, where it does not start from a checkpoint.
 
     Raises:
         SettingError: the weights cannot be had, or are of another network.
@@ -54,10 +57,10 @@ def start_network(architecture: str, init: str | None, *, size: int) -> Start:
     if init is None:
         init = "imagenet" if architecture == "convrec" else "random"
     if init == "random":
-        return _built(architecture, size)
+        return _built(architecture, size, sizes or {})
     trunk = _imagenet() if init == "imagenet" else _trunk_in(Path(init))
     if trunk is not None:
-        start = _built(architecture, size)
+        start = _built(architecture, size, {})
         if not isinstance(start.model, ConvRec):
             raise SettingError(f"init={init}: a ResNet-50 of ImageNet fits convrec, not {architecture}")
         start.model.backbone.load_state_dict(trunk)
@@ -68,11 +71,11 @@ def start_network(architecture: str, init: str | None, *, size: int) -> Start:
     return Start(found.model, found.config.embedding_dim, dict(found.config.sizes), found.model)
 
 
-def _built(architecture: str, size: int) -> Start:
-    model = build(architecture)
+def _built(architecture: str, size: int, sizes: Mapping[str, Any]) -> Start:
+    model = build(architecture, **sizes)
     with torch.inference_mode():
         dim = int(model.eval()(torch.zeros(1, 3, size, size)).shape[1])
-    return Start(model, dim, {}, None)
+    return Start(model, dim, dict(sizes), None)
 
 
 def _imagenet() -> dict[str, Tensor]:

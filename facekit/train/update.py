@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facekit.errors import TrainingError
+from facekit.errors import SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.recipe import Recipe, Step
 
@@ -43,6 +43,11 @@ class Update:
     ) -> None:
         self._recipe, self._optimizer, self._clip = recipe, optimizer, clip
         self._device, self._dtype, self._seed = device, dtype, seed
+        if micro_batch is not None and not recipe.divisible:
+            raise SettingError(
+                f"micro_batch={micro_batch}: this recipe compares the pictures of a batch with each other, "
+                "so that parts of it are another loss; leave it out, and give a smaller --batch-size"
+            )
         self._micro_batch, self._adapts = micro_batch, micro_batch is None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.said: list[str] = []
@@ -56,7 +61,7 @@ class Update:
             before it is clipped.
 
         Raises:
-            TrainingError: not even two pictures fit into memory.
+            TrainingError: not even two pictures fit into memory, or a batch that has to stay whole.
         """
         batch = tuple(part.to(self._device, non_blocking=True) for part in batch)
         short_of_memory: str | None = None
@@ -114,6 +119,11 @@ class Update:
         return shared, own
 
     def _halve(self, size: int, reason: str) -> None:
+        if not self._recipe.divisible:
+            raise TrainingError(
+                f"a batch of {size} pictures a process: out of memory ({reason.splitlines()[0]}); "
+                "give a smaller --batch-size, or more processes"
+            )
         now = min(self._micro_batch or size, size)
         fewer = max(2, now // 2)
         if not self._adapts or processes.world() > 1 or now == fewer:

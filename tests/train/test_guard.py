@@ -40,6 +40,6 @@ def test_a_run_that_learns_nothing_is_warned_of_once(tmp_path: Path) -> None:
     stuck, learns = {"loss": 35.0, "chance": 36.0}, {"loss": 20.0, "chance": 36.0}
     assert guard.warning(stuck, 0.1) is None
     assert guard.warning(learns, 0.6) is None
-    assert "tells nobody apart" in str(guard.warning(stuck, 0.6))
+    assert "tells nothing apart" in str(guard.warning(stuck, 0.6))
     assert guard.warning(stuck, 0.9) is None
     assert Guard(tmp_path).warning({"loss": 3.0}, 0.9) is None

@@ -48,25 +48,30 @@ class FileSource:
         return self.read(row).relative_to(self.root).as_posix()
 
 
-def open_folder(folder: Path) -> FileSource:
+def open_folder(folder: Path, *, labelled: bool = True) -> FileSource:
     """List a folder with one folder a person, whose pictures may lie in folders inside it.
+
+    Args:
+        folder: which.
+        labelled: if not, pictures may lie outside any person's folder: each is a person by itself.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
         TrainingError: pictures outside any person's folder.
     """
     paths = find_images(folder)
-    if any(path.parent == folder for path in paths):
+    if labelled and any(path.parent == folder for path in paths):
         raise TrainingError(f"{folder}: pictures outside any person's folder; make one folder a person")
     return _source(folder, [(path, path.relative_to(folder).parts[0], "") for path in paths])
 
 
-def open_csv(table: Path, images: Path | None = None) -> FileSource:
+def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) -> FileSource:
     """Read a CSV with the columns path, identity and perhaps split (train or heldout).
 
     Args:
         table: the file.
         images: where its paths start, if not beside it.
+        labelled: if not, the identity may be missing: each such picture is a person by itself.
 
     Raises:
         TrainingError: not such a file, or a row that cannot be understood or leads elsewhere.
@@ -76,18 +81,21 @@ def open_csv(table: Path, images: Path | None = None) -> FileSource:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if not {"path", "identity"} <= set(reader.fieldnames or ()):
-                raise TrainingError(f"{table}: needs a header with the columns path and identity, and rows")
+            wanted = ("path", "identity") if labelled else ("path",)
+            if not set(wanted) <= set(reader.fieldnames or ()):
+                columns = " and ".join(wanted)
+                raise TrainingError(f"{table}: needs a header with the columns {columns}, and rows")
             for number, row in enumerate(reader, start=2):
                 path = (root / (row["path"] or "")).resolve()
                 if not path.is_relative_to(root):
                     raise TrainingError(f"{table}, line {number}: {row['path']!r} leads out of {root}")
-                if not row["identity"]:
+                identity = row.get("identity") or ""
+                if labelled and not identity:
                     raise TrainingError(f"{table}, line {number}: says no identity; add it or drop the line")
                 split = row.get("split") or ""
                 if split not in ("", "train", "heldout"):
                     raise TrainingError(f"{table}, line {number}: split {split!r}; give train or heldout")
-                rows.append((path, row["identity"], split))
+                rows.append((path, identity or row["path"], split))
     except (OSError, ValueError, csv.Error) as error:
         raise TrainingError(f"{table}: not a readable CSV file or folder ({error})") from error
     return _source(root, rows)
