@@ -16,8 +16,8 @@ __all__ = ["ViewSettings", "random_views"]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, with the digits that torchvision and PIL's relatives use
 _TRIES = 10  # crops drawn before the whole picture is taken, as in torchvision
-_CACHED = 1 << 19  # bytes of views worked on at once by a CPU: as many as stay in its second cache
-_AT_ONCE = 1 << 28  # and by an accelerator
+_CACHED = 1 << 21  # bytes of views that a CPU works on at once, so that they stay in a cache
+_AT_ONCE = 1 << 28  # and an accelerator, so that what they take while they are made stays small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +157,11 @@ def _by_order(draws: _Draws) -> Tensor:
 def _change_part(x: Tensor, rows: Tensor, draws: _Draws) -> None:
     factors = draws.factors[rows].to(x.device)
     for turn in draws.order[rows].unbind(1):
-        for number in set(turn.tolist()) - {-1}:
-            _change(_COLOUR_CHANGES[number], x, turn == number, factors[:, number])
+        numbers, counts = (found.tolist() for found in torch.unique_consecutive(turn, return_counts=True))
+        runs = torch.split(x, counts), torch.split(factors, counts)
+        for number, pictures, factor in zip(numbers, *runs, strict=True):
+            if number >= 0:
+                _COLOUR_CHANGES[number](pictures, factor[:, number])
     _change(_grey, x, draws.grey[rows])
     _change(_blur, x, draws.blurred[rows], draws.sigma[rows].to(x.device))
 
