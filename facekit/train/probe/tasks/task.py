@@ -15,9 +15,10 @@ class Task(Protocol):
     """How one kind of targets is learnt and scored.
 
     Attributes:
-        metrics: of :meth:`scores`, each always there; the first is that by which models are chosen.
+        metrics: of :meth:`scores` on the test split; the first, by which models are chosen, is there on any.
         sees: what the head gets of the backbone: its (n, d) features, or the (n, c, h, w) map of its last
             stage.
+        notes: what a reader of the test figures should know of what they leave out; one line each.
     """
 
     @property
@@ -25,6 +26,9 @@ class Task(Protocol):
 
     @property
     def sees(self) -> Literal["vector", "map"]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def head(self, channels: int, side: int) -> nn.Module:
         """A new head, from torch's generator.
@@ -36,7 +40,7 @@ class Task(Protocol):
         ...
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """What is minimised: a mean over the pictures, so that parts of a batch add up to it.
+        """What is minimised: a mean over the pictures, as far as its formula is one.
 
         Args:
             outputs: of the head in training mode, any precision.

@@ -1,0 +1,47 @@
+"""Telling classes apart, such as expressions: a linear layer and cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facekit.train.probe.examples import Examples
+from facekit.train.probe.metrics import Metric, accuracy, macro_f1
+from facekit.train.probe.tasks.known import scored
+
+__all__ = ["Classes"]
+
+
+class Classes:
+    """One of several classes a picture; outputs are logits, or whatever else is highest for the class told.
+
+    Args:
+        examples: with the task ``classes``.
+    """
+
+    metrics = (Metric("accuracy", percent=True), Metric("macro_f1", percent=True))
+    sees: Literal["vector", "map"] = "vector"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def head(self, channels: int, side: int) -> nn.Module:
+        """(n, channels) -> (n, classes)."""
+        return nn.Linear(channels, len(self._examples.names))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(outputs.float(), targets)
+
+    def scores(self, outputs: Tensor, rows: Tensor) -> dict[str, float]:
+        """Of the class with the highest output."""
+        values, targets = scored(self._examples, outputs, rows)
+        told = values.argmax(1)
+        return {"accuracy": accuracy(told, targets), "macro_f1": macro_f1(told, targets)}
+
+    def mirrored(self, targets: Tensor) -> Tensor:
+        """The same."""
+        return targets
