@@ -1,0 +1,59 @@
+"""One of several processes that ask the same of their parts of a batch: ``objective_run.py FOLDER RECIPE``.
+
+Batch norms have seen what they will see, so that every picture counts by itself. Writes the loss and the
+gradient of a weight of the head into FOLDER.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facekit.train import processes
+from facekit.train.config import DataSettings, RunSettings
+from facekit.train.pretrain import Objective
+from facekit.train.recipe import Step
+from facekit.train.recipes import bregman, simclr, swav
+
+PICTURES, DIM = 8, 16
+
+
+def build(recipe: str) -> Objective:
+    torch.manual_seed(0)
+    shared = {"data": DataSettings(data=Path()), "run": RunSettings(out=Path(), batch_size=PICTURES)}
+    if recipe == "swav":
+        settings = swav.SwAVSettings(prototypes=6, queue=PICTURES, queue_from=0.0, **shared)  # type: ignore[arg-type]
+        return swav._Clusters(settings, DIM)
+    if recipe == "bregman":
+        return bregman._Divergence(bregman.BregmanSettings(subnetworks=5, hidden=8, **shared), DIM)  # type: ignore[arg-type]
+    return simclr._Contrast(simclr.SimCLRSettings(**shared), DIM)  # type: ignore[arg-type]
+
+
+def main(folder: Path, recipe: str) -> None:
+    with processes.joined("cpu"):
+        objective = build(recipe)
+        objective.modules.eval()
+        generator = torch.Generator().manual_seed(1)
+        own = slice(processes.rank(), None, processes.world())
+        at = Step(0, 0.5, 0.0)
+        for _ in range(2):  # the second step finds a queue
+            features = [torch.randn(PICTURES, DIM, generator=generator)[own] for _ in range(3)]
+            features = features if recipe == "swav" else features[:2]
+            metrics = objective(features, at)
+        loss = metrics["loss"]
+        assert isinstance(loss, Tensor)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = next(iter(objective.modules.parameters())).grad
+        assert gradient is not None
+        processes.average([gradient])
+        mean = loss.detach().clone()
+        processes.average([mean])
+        if processes.rank() == 0:
+            torch.save({"loss": mean, "gradient": gradient}, folder / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,318 @@
+"""Whole small runs of the recipes without labels: learnt from made-up pictures, interrupted, opened again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import facekit.models
+from facekit import FaceRecognition
+from facekit.checkpoint import load_checkpoint
+from facekit.errors import FacekitError, SettingError, TrainingError
+from facekit.models.faceresnet import FaceResNet
+from facekit.train.__main__ import main
+from facekit.train.config import DataSettings, OptimSettings, RunSettings
+from facekit.train.data import read_listing
+from facekit.train.loop import fit
+from facekit.train.pretrain import NetworkSettings
+from facekit.train.recipe import Recipe
+from facekit.train.recipes import bregman, simclr, swav, vcl
+from facekit.train.views import ViewSettings
+
+_SCRIPT = Path(__file__).with_name("objective_run.py")
+_PICTURES = 40
+
+
+def _pattern(rng: np.random.Generator) -> Image.Image:
+    pixels = rng.uniform(0, 255, (6, 6, 3)).astype(np.uint8)
+    return Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures, some of them in folders inside it, of which nothing is known."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    (folder / "more").mkdir()
+    for number in range(_PICTURES):
+        _pattern(rng).save(folder / ("more" if number % 4 == 0 else "") / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**sizes: Any) -> FaceResNet:
+        small = {"widths": (16, 32), "depths": (1, 1), "stem_width": 16, "embedding_dim": 32}
+        return FaceResNet(**(sizes or small))
+
+    known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
+    monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
+
+
+def _shared(data: Path, out: Path, *, epochs: int = 2) -> dict[str, Any]:
+    return {
+        "data": DataSettings(data=data, heldout=0.1),
+        "run": RunSettings(out=out, epochs=epochs, batch_size=12, device="cpu", precision="fp32"),
+        "optim": OptimSettings(lr=3e-3),
+        "network": NetworkSettings(architecture="faceresnet", size=32, resolution=48),
+    }
+
+
+def _simclr(data: Path, out: Path, **how: Any) -> Recipe:
+    return simclr.build_recipe(simclr.SimCLRSettings(**_shared(data, out, **how)))
+
+
+def _first_head(data: Path, out: Path, **how: Any) -> Recipe:
+    return simclr.build_recipe(simclr.SimCLRSettings(head="v1", **_shared(data, out, **how)))
+
+
+def _vcl(data: Path, out: Path, **how: Any) -> Recipe:
+    return vcl.build_recipe(vcl.VCLSettings(**_shared(data, out, **how)))
+
+
+def _beta(data: Path, out: Path, **how: Any) -> Recipe:
+    settings = vcl.VCLSettings(beta=True, squared=True, distance="imagenet", **_shared(data, out, **how))
+    return vcl.build_recipe(settings)
+
+
+def _bregman(data: Path, out: Path, **how: Any) -> Recipe:
+    settings = bregman.BregmanSettings(subnetworks=7, hidden=16, **_shared(data, out, **how))
+    return bregman.build_recipe(settings)
+
+
+def _swav(data: Path, out: Path, **how: Any) -> Recipe:
+    settings = swav.SwAVSettings(
+        prototypes=9, queue=24, small_views=2, small_size=16, **_shared(data, out, **how)
+    )
+    return swav.build_recipe(settings)
+
+
+_ALL = {
+    "simclr": (_simclr, set()),
+    "simclr v1": (_first_head, set()),
+    "vcl": (_vcl, {"contrast", "distance", "norm", "mean_sigma"}),
+    "vcl beta": (_beta, {"contrast", "distance", "norm", "mean_sigma"}),
+    "bregman": (_bregman, {"nt_xent", "bregman", "active"}),
+    "swav": (_swav, {"assignment_entropy"}),
+}
+
+
+def _events(out: Path, kind: str) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def _settings_of(out: Path) -> tuple[RunSettings, OptimSettings]:
+    shared = _shared(out, out)
+    return shared["run"], shared["optim"]
+
+
+@pytest.mark.parametrize("name", _ALL)
+def test_a_run_ends_in_a_checkpoint_and_says_how_the_views_lie(
+    name: str, pictures: Path, tmp_path: Path
+) -> None:
+    build, own = _ALL[name]
+    run, optim = _settings_of(tmp_path / "run")
+    folder = fit(build(pictures, tmp_path / "run"), run, optim)
+    epochs = _events(tmp_path / "run", "epoch")
+    assert len(epochs) == 2
+    watched = {"loss", "chance", "alignment", "uniformity", "effective_rank", "heldout_uniformity"}
+    assert watched | own <= set(epochs[0])
+    assert all(
+        np.isfinite(value) for epoch in epochs for value in epoch.values() if not isinstance(value, str)
+    )
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.config.input_size == 32
+    assert checkpoint.config.recipe["name"] == name.split()[0]
+    assert checkpoint.config.embedding_dim == 32
+    assert (folder / "head.safetensors").exists() == (name == "bregman")
+
+
+def test_a_checkpoint_opens_for_recognition(pictures: Path, tmp_path: Path) -> None:
+    run, optim = _settings_of(tmp_path / "run")
+    folder = fit(_simclr(pictures, tmp_path / "run"), run, optim)
+    astronaut = Path(facekit.__file__).parent / "pictures" / "astronaut.jpg"
+    faces = FaceRecognition(folder, device="cpu").extract_embedding(astronaut)
+    assert faces.shape == (32,)
+
+
+def test_the_loss_falls_far_below_that_of_knowing_nothing(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run", epochs=30)
+    gentle = ViewSettings(area=(0.8, 1.0), brightness=0.1, contrast=0.1, saturation=0.1, hue=0.0, grey=0.0)
+    settings = simclr.SimCLRSettings(views=gentle, temperature=0.2, **shared)
+    fit(simclr.build_recipe(settings), shared["run"], shared["optim"])
+    epochs = _events(tmp_path / "run", "epoch")
+    assert epochs[-1]["loss"] < 0.5 * epochs[-1]["chance"]
+    assert epochs[0]["loss"] > 0.7 * epochs[0]["chance"]
+
+
+@pytest.mark.parametrize("build", [_swav, _beta], ids=["swav", "vcl beta"])
+def test_an_interrupted_run_takes_the_same_path(
+    build: Callable[..., Recipe], pictures: Path, tmp_path: Path
+) -> None:
+    run, optim = _settings_of(tmp_path / "whole")
+    whole = fit(build(pictures, tmp_path / "whole"), run, optim)
+    run, optim = _settings_of(tmp_path / "parts")
+    recipe, steps = build(pictures, tmp_path / "parts"), 0
+
+    def step(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return recipe.step(*arguments)
+
+    interrupted = Recipe(**{name: getattr(recipe, name) for name in Recipe.__slots__} | {"step": step})
+    with pytest.raises(KeyboardInterrupt):
+        fit(interrupted, run, optim)
+    resumed = fit(build(pictures, tmp_path / "parts"), run, optim)
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_head_of_bregman_is_kept_for_neighbours(pictures: Path, tmp_path: Path) -> None:
+    run, optim = _settings_of(tmp_path / "run")
+    recipe = _bregman(pictures, tmp_path / "run")
+    folder = fit(recipe, run, optim)
+    kept = load_file(folder / "head.safetensors")
+    trained = recipe.modules.state_dict()
+    heads = {name for name in trained if not name.startswith("backbone.")}
+    assert set(kept) == heads | {"temperature", "sigma"}
+    assert all(torch.equal(kept[name], trained[name]) for name in heads)
+    assert kept["sigma"].item() == pytest.approx(0.9)
+
+
+def test_pictures_that_are_compared_are_not_taken_apart(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run")
+    run = RunSettings(out=tmp_path / "run", batch_size=12, micro_batch=6, device="cpu")
+    recipe = simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "run": run}))
+    with pytest.raises(SettingError, match=r"micro_batch=6.*--batch-size"):
+        fit(recipe, run, shared["optim"])
+
+
+def test_without_memory_for_a_batch_a_line_says_what_to_do(pictures: Path, tmp_path: Path) -> None:
+    run, optim = _settings_of(tmp_path / "run")
+    recipe = _simclr(pictures, tmp_path / "run")
+
+    def step(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    short = Recipe(**{name: getattr(recipe, name) for name in Recipe.__slots__} | {"step": step})
+    with pytest.raises(TrainingError, match=r"12 pictures.*--batch-size"):
+        fit(short, run, optim)
+
+
+def test_of_all_pictures_some_are_held_out(pictures: Path) -> None:
+    training, aside = read_listing(DataSettings(data=pictures, heldout=0.1), labelled=False)
+    # ten of the pictures are in one folder, which stays together; the others are one by one
+    assert len(training) + len(aside) == _PICTURES
+    assert 0 < len(aside) < _PICTURES / 2
+
+
+def test_a_list_needs_no_identities(pictures: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path\n" + "".join(f"{p.name}\n" for p in sorted(pictures.glob("*.png"))))
+    settings = DataSettings(data=table, images=pictures, heldout=0.2)
+    training, aside = read_listing(settings, labelled=False)
+    assert (len(training), len(aside)) == (24, 6)
+    with pytest.raises(TrainingError, match="path and identity"):
+        read_listing(settings)
+
+
+def test_pictures_of_one_folder_are_enough(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "unlabelled").symlink_to(pictures / "more")
+    training, aside = read_listing(DataSettings(data=pictures / "more"), labelled=False)
+    assert len(training) + len(aside) == 10
+
+
+@pytest.mark.parametrize(
+    ("recipe", "preset", "shown"),
+    [
+        ("simclr", "cifar10", '"stem": "full"'),
+        ("simclr", "stl10", '"size": 96'),
+        ("vcl", "published", '"beta": true'),
+        ("bregman", "cifar10", '"subnetworks": 100'),
+        ("bregman", "stl10", '"size": 96'),
+        ("swav", "published", '"prototypes": 3000'),
+    ],
+)
+def test_presets_are_settings_and_flags_go_first(
+    recipe: str, preset: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [recipe, "--preset", preset, "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main([*command, "--print-config"]) == 0
+    assert shown in capsys.readouterr().out
+    assert main([*command, "--epochs", "7", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    assert json.loads(text)["settings"]["run"]["epochs"] == 7
+    file = tmp_path / "run.json"
+    file.write_text(text)
+    assert main([recipe, "--config", str(file), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["simclr", "--preset", "imagenet"], "preset=imagenet: this recipe has cifar10, stl10"),
+        (["convrec", "--preset", "cifar10"], "preset=cifar10: this recipe has none"),
+        (["simclr", "--temperature", "0"], "temperature=0"),
+        (["simclr", "--architecture", "resnet10t", "--stem", "full"], "stem=full: resnet10t"),
+        (["swav", "--queue", "100", "--batch-size", "64"], "queue=100: give a multiple of batch_size=64"),
+        (["bregman", "--subnetworks", "0"], "subnetworks=0"),
+        (["vcl", "--sigma", "nan"], "sigma=nan"),
+    ],
+)
+def test_bad_settings_say_what_to_give(
+    arguments: list[str], said: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main([*arguments, "--data", str(pictures), "--out", str(tmp_path / "run")])
+    except SystemExit as ended:  # what the flags' parser refuses by itself
+        code = ended.code
+    assert code == 2
+    assert said in " ".join(re.sub(r"[│╭╰─╮╯]", " ", capsys.readouterr().err).split())
+
+
+@pytest.mark.parametrize("recipe", ["simclr", "bregman", "swav"])
+def test_two_processes_ask_what_one_asks(recipe: str, tmp_path: Path) -> None:
+    found = []
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = str(probe.getsockname()[1])
+        shared = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        command = [sys.executable, str(_SCRIPT), str(folder), recipe]
+        started = [
+            subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(world)
+        ]
+        assert [process.wait(timeout=120) for process in started] == [0] * world
+        found.append(torch.load(folder / "found.pt", weights_only=True))
+    torch.testing.assert_close(found[0]["loss"], found[1]["loss"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[0]["gradient"], found[1]["gradient"], rtol=1e-4, atol=1e-6)
+
+
+def test_no_checkpoint_of_another_network_to_start_from(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run")
+    network = NetworkSettings(architecture="resnet10t", init=str(tmp_path), size=32, resolution=48)
+    with pytest.raises(FacekitError):
+        simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
