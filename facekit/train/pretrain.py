@@ -46,8 +46,6 @@ FACE_VIEWS = ViewSettings(
 SMALL_VIEWS = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
 """SimCLR's for 32 px: half the strength of colours, and no blur."""
 
-_PIXEL_MEAN = (127.5, 127.5, 127.5)
-_PIXEL_STD = (127.5, 127.5, 127.5)
 _WATCHED = 2000  # pictures whose features are looked at after each epoch
 _AT_ONCE = 256
 _LARGEST = 512  # pixels
@@ -197,8 +195,9 @@ class _Pretraining:
         if self.steps_per_epoch == 0:
             raise SettingError(f"batch_size={run.batch_size}: more than the {len(self.crops)} pictures")
         start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
-        self.backbone, self.dim, self.sizes = start.model, start.dim, start.sizes
-        self._trained = start.trained is not None
+        self.start, self.backbone = start, start.model
+        self._mean = torch.tensor(start.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(start.std, device=self.device).view(1, 3, 1, 1)
         self.objective = objective(start.dim)
         self._export_head = export_head
         modules = nn.ModuleDict({"backbone": self.backbone, **self.objective.modules})
@@ -225,8 +224,7 @@ class _Pretraining:
                 size=drawn.size,
                 generator=torch.default_generator,
             )
-            seen = (2.0 * views - 1.0).contiguous(memory_format=torch.channels_last)
-            features += torch.split(self.backbone(seen).float(), len(pictures))
+            features += torch.split(self.backbone(self._input(255.0 * views)).float(), len(pictures))
         metrics = dict(self.objective(features, at))
         with torch.no_grad():
             metrics["alignment"] = alignment(features[0], features[1])
@@ -265,7 +263,7 @@ class _Pretraining:
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: a backbone that comes trained learns slower than its heads."""
         optim = self.settings.optim
-        slow = optim.backbone_lr if self._trained else optim.lr
+        slow = optim.lr if self.start.trained is None else optim.backbone_lr
         backbone = list(self.backbone.parameters())
         known = set(backbone)
         heads = [parameter for parameter in self.modules.parameters() if parameter not in known]
@@ -289,21 +287,24 @@ class _Pretraining:
             x = part.to(self.device).float()
             if x.shape[-1] != size:
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            x = (x / 127.5 - 1.0).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-                parts.append(self.backbone(x).float().cpu())
+                parts.append(self.backbone(self._input(x)).float().cpu())
         return torch.cat(parts)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        """Pixels 0...255 as the network takes them."""
+        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
     def _config(self, **more: Any) -> ModelConfig:
         network = self.settings.network
         return ModelConfig(
             architecture=network.architecture,
-            embedding_dim=self.dim,
+            embedding_dim=self.start.dim,
             input_size=network.size,
             color="rgb",
-            mean=_PIXEL_MEAN,
-            std=_PIXEL_STD,
-            sizes=self.sizes,
+            mean=self.start.mean,
+            std=self.start.std,
+            sizes=self.start.sizes,
             license=network.license,
             **more,
         )

@@ -19,6 +19,9 @@ from facekit.models.convrec import ConvRec
 
 __all__ = ["Start", "start_network"]
 
+_Triple = tuple[float, float, float]
+_IMAGENET: tuple[_Triple, _Triple] = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
@@ -29,12 +32,16 @@ class Start:
         dim: length of its embeddings.
         sizes: what builds it again.
         trained: the part of it that comes trained; None where all is random.
+        mean: subtracted from each channel of the pixels 0...255, red first.
+        std: what each channel is divided by afterwards.
     """
 
     model: nn.Module
     dim: int
     sizes: Mapping[str, Any]
     trained: nn.Module | None
+    mean: _Triple = (127.5, 127.5, 127.5)
+    std: _Triple = (127.5, 127.5, 127.5)
 
 
 def start_network(
@@ -64,11 +71,14 @@ def start_network(
         if not isinstance(start.model, ConvRec):
             raise SettingError(f"init={init}: a ResNet-50 of ImageNet fits convrec, not {architecture}")
         start.model.backbone.load_state_dict(trunk)
-        return Start(start.model, start.dim, start.sizes, start.model.backbone)
+        return Start(start.model, start.dim, start.sizes, start.model.backbone, *_IMAGENET)
     found = load_checkpoint(init)
     if found.config.architecture != architecture or not isinstance(found.model, nn.Module):
         raise SettingError(f"init={init}: holds {found.config.architecture}, not {architecture}")
-    return Start(found.model, found.config.embedding_dim, dict(found.config.sizes), found.model)
+    config = found.config
+    if config.color != "rgb":
+        raise SettingError(f"init={init}: takes {config.color}; training takes rgb, convert it first")
+    return Start(found.model, config.embedding_dim, dict(config.sizes), found.model, config.mean, config.std)
 
 
 def _built(architecture: str, size: int, sizes: Mapping[str, Any]) -> Start:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights
 
 from facekit.errors import CheckpointError, SettingError
+from facekit.models import build
 from facekit.models.convrec import ConvRec
 from facekit.train.start import start_network
 
@@ -70,3 +71,24 @@ def test_a_checkpoint_comes_trained_as_a_whole(tiny_checkpoint: Path, tmp_path: 
     start = start_network("faceresnet", str(tiny_checkpoint), size=112)
     assert start.trained is start.model
     assert (start.dim, start.sizes["widths"]) == (64, [8, 16, 16, 32])
+
+
+def test_pictures_are_scaled_as_the_weights_have_learnt_them(
+    imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(imagenet, tmp_path / "resnet50.pth")
+    start = start_network("convrec", str(tmp_path / "resnet50.pth"), size=112)
+    assert start.mean == (123.675, 116.28, 103.53)
+    assert start_network("faceresnet", None, size=64).mean == (127.5, 127.5, 127.5)
+
+
+def test_weights_of_vcl_go_on_learning(tmp_path: Path) -> None:
+    """Lightning's file, as VCL publishes it: its head is left, its scale of pixels is kept."""
+    torch.manual_seed(0)
+    network = build("resnet10t")
+    state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    state["projection_head.fc_mu.weight"] = torch.zeros(128, 512)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "vcl.ckpt")
+    start = start_network("resnet10t", str(tmp_path / "vcl.ckpt"), size=64)
+    assert _holds(start.trained, network.state_dict())
+    assert start.std == pytest.approx((58.395, 57.12, 57.375))

@@ -46,8 +46,6 @@ from facekit.train.validate import (
 __all__ = ["ConvRecSettings", "build_recipe"]
 
 _CROP = 112  # pixels; what inference aligns to
-_PIXEL_MEAN = (127.5, 127.5, 127.5)
-_PIXEL_STD = (127.5, 127.5, 127.5)
 _FROZEN, _MILD = 0.16, 0.40  # shares of the run after which the first and the second phase end
 
 
@@ -176,8 +174,8 @@ class _Training:
             if settings.distill_view == "picture":
                 stored = settings.run.out / "teacher.safetensors"
                 self.targets = embeddings_of_pictures(self.teacher, self.crops, stored)
-        self._mean = torch.tensor(_PIXEL_MEAN, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(_PIXEL_STD, device=self.device).view(1, 3, 1, 1)
+        self._mean = torch.tensor(self.start.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self.start.std, device=self.device).view(1, 3, 1, 1)
         self._curve: ROC | None = None
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
@@ -316,8 +314,8 @@ class _Training:
             embedding_dim=self.start.dim,
             input_size=input_size or self.settings.size,
             color="rgb",
-            mean=_PIXEL_MEAN,
-            std=_PIXEL_STD,
+            mean=self.start.mean,
+            std=self.start.std,
             sizes=self.start.sizes,
             flip_average=self.settings.flip_average,
             license=self.settings.license,
