@@ -14,7 +14,7 @@ from facekit.train.config import require
 
 __all__ = ["ViewSettings", "random_views"]
 
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, with the digits that torchvision and PIL's relatives use
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision rounds it
 _TRIES = 10  # crops drawn before the whole picture is taken, as in torchvision
 _CACHED = 1 << 21  # bytes of views that a CPU works on at once, so that they stay in a cache
 _AT_ONCE = 1 << 28  # and an accelerator, so that what they take while they are made stays small
@@ -89,7 +89,7 @@ def random_views(
             views.index_copy_(0, rows.to(device), _crop(pictures, rows, draws, size))
         for rows in torch.split(_by_order(draws), most):
             x = views.index_select(0, rows.to(device))
-            _change_part(x, rows, draws)
+            _recolour(x, rows, draws)
             views.index_copy_(0, rows.to(device), x)
     return views
 
@@ -154,8 +154,10 @@ def _by_order(draws: _Draws) -> Tensor:
     return rows[(draws.order[rows] * torch.tensor([64, 16, 4, 1])).sum(1).argsort()]
 
 
-def _change_part(x: Tensor, rows: Tensor, draws: _Draws) -> None:
+def _recolour(x: Tensor, rows: Tensor, draws: _Draws) -> None:
+    """Change colours, then grey, then blur, in place, the views of these rows of the draws."""
     factors = draws.factors[rows].to(x.device)
+    # Runs of the same change are slices, which need no copies.
     for turn in draws.order[rows].unbind(1):
         numbers, counts = (found.tolist() for found in torch.unique_consecutive(turn, return_counts=True))
         runs = torch.split(x, counts), torch.split(factors, counts)
