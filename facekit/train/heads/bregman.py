@@ -17,8 +17,12 @@ _AT_ONCE = 1 << 27  # hidden numbers that are kept for backward; where there are
 class BregmanSubnetworks(nn.Module):
     """K small networks, Linear - ReLU - Dropout - Linear each, from a vector to a number, in one product.
 
+    They start as linear layers do, but without biases, and with output weights that sum to 0 in each
+    network. Else what a network gives to all vectors alike outweighs how it tells them apart, few networks
+    win everywhere (as few as 9 of 100), and those that never win never learn.
+
     Source: Rezaei et al. 2021, "Deep Bregman divergence for contrastive learning of visual representations",
-    section 3, and the authors' code.
+    and the authors' code; the start is our own.
 
     Args:
         dim: length of the vectors.
@@ -31,16 +35,13 @@ class BregmanSubnetworks(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.hidden_weight = nn.Parameter(torch.empty(count, dim, hidden))
-        self.hidden_bias = nn.Parameter(torch.empty(count * hidden))  # flat: optimisers know biases by that
+        self.hidden_bias = nn.Parameter(torch.zeros(count * hidden))  # flat: optimisers know biases by that
         self.out_weight = nn.Parameter(torch.empty(count, hidden, 1))
-        self.out_bias = nn.Parameter(torch.empty(count))
-        for parameter, inputs in (
-            (self.hidden_weight, dim),
-            (self.hidden_bias, dim),
-            (self.out_weight, hidden),
-            (self.out_bias, hidden),
-        ):
-            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+        self.out_bias = nn.Parameter(torch.zeros(count))
+        for weight, inputs in ((self.hidden_weight, dim), (self.out_weight, hidden)):
+            nn.init.uniform_(weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+        with torch.no_grad():
+            self.out_weight -= self.out_weight.mean(1, keepdim=True)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, dim) float -> (n, K) float32, also under autocast: differences of the numbers count."""
