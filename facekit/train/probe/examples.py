@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facekit.errors import TrainingError
-from facekit.image import load_image
+from facekit.errors import ImageError, TrainingError
+from facekit.image import ImageSource, load_image
 from facekit.prefetch import map_ahead
 
 __all__ = ["TASKS", "TEST", "TRAIN", "VALIDATION", "Examples", "Picture", "TaskName", "decode"]
@@ -43,10 +43,12 @@ class Picture:
         box: left, top, right, bottom of the square to look at, in pixels of the upright picture; it may
             reach beyond the edge, where the picture is continued with black. None for the largest square
             in the middle.
+        read: for a file that holds many pictures: gives this one.
     """
 
     path: Path
     box: tuple[float, float, float, float] | None = None
+    read: Callable[[], ImageSource] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +122,8 @@ def decode(examples: Examples, rows: Tensor, size: int) -> Tensor:
 
 
 def _square(picture: Picture, size: int) -> Tensor:
-    pixels = torch.from_numpy(load_image(picture.path, max_pixels=_MAX_PIXELS)).permute(2, 0, 1)
+    source = picture.path if picture.read is None else picture.read()
+    pixels = torch.from_numpy(load_image(source, max_pixels=_MAX_PIXELS)).permute(2, 0, 1)
     height, width = pixels.shape[1:]
     if picture.box is None:
         side = min(height, width)
@@ -128,6 +131,13 @@ def _square(picture: Picture, size: int) -> Tensor:
         right, bottom = left + side, top + side
     else:
         left, top, right, bottom = (round(value) for value in picture.box)
+        inside = left < width and top < height and right > 0 and bottom > 0
+        if not inside or not 0 < (right - left) * (bottom - top) <= _MAX_PIXELS:
+            raise ImageError(
+                f"{picture.path}: the box {picture.box} is outside its {width} x {height} pixels, "
+                f"or far larger; correct the box",
+                path=str(picture.path),
+            )
     inner = pixels[:, max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
     beyond = (max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height))
     if any(beyond):
