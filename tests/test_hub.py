@@ -389,6 +389,25 @@ def test_a_foreign_file_loads_by_name(hub: Hub, tmp_path: Path) -> None:
     assert (config.architecture, config.input_size) == ("resnet10t", 128)
 
 
+def test_weights_of_vcl_go_on_learning_by_name(hub: Hub, tmp_path: Path) -> None:
+    """``--init owner/name``: the backbone out of Lightning's file, with its own scale of pixels."""
+    from facekit.models import build
+    from facekit.train.start import start_network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build("resnet10t")
+    state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    state["projection_head.fc_mu.weight"] = torch.zeros(128, 512)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "vcl.ckpt")
+    hub.models["owner/vcl"] = {"main": {"vcl.ckpt": (tmp_path / "vcl.ckpt").read_bytes()}}
+    start = start_network("resnet10t", "owner/vcl", size=64)
+    assert start.trained is start.model
+    assert start.mean == pytest.approx((123.675, 116.28, 103.53))
+    learnt = start.model.state_dict()
+    assert all(torch.equal(tensor, learnt[name]) for name, tensor in network.state_dict().items())
+
+
 def test_a_model_without_weights_is_refused_before_any_download(hub: Hub) -> None:
     hub.models["somebody/text"] = {"main": {"README.md": b"card", "config.json": b"{}", "model.gguf": b"x"}}
     with pytest.raises(CheckpointError, match="holds no weights"):
