@@ -30,6 +30,7 @@ LEVELS = [
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 TRAINING_ONLY = {"torchvision", "facenet_pytorch", "scipy", "sklearn", "kornia", "lightning", "matplotlib"}
+TRAINING_ONLY |= {"h5py"}
 LAZY_ONLY = {"onnxruntime", "pillow_heif", "tqdm", "tyro", "safetensors", "huggingface_hub"}
 
 

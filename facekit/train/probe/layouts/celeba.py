@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from facekit.errors import TrainingError
@@ -98,9 +99,11 @@ def _splits(path: Path) -> dict[str, int]:
 
 def _pointed(row: _Line) -> Pointed:
     """Points count pixels from 0 at the middle of the first."""
-    points = torch.tensor(numbers(row.words, row.where)).reshape(-1, 2) + 0.5
-    if len(points) != len(_POINTS):
-        raise TrainingError(f"{row.where}: {len(points)} points, not {len(_POINTS)}; unpack the list anew")
+    if len(row.words) != 2 * len(_POINTS):
+        raise TrainingError(
+            f"{row.where}: {len(row.words)} numbers for {len(_POINTS)} points; unpack it anew"
+        )
+    points = np.reshape(numbers(row.words, row.where), (-1, 2)) + 0.5
     return Pointed(Picture(row.file, _SQUARE), in_square(points, _SQUARE), row.split)
 
 

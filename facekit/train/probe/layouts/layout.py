@@ -36,10 +36,10 @@ def choose_task(path: Path, task: TaskName | None, *offered: TaskName) -> TaskNa
         TrainingError: the labels are not there, or allow several tasks and none was asked for.
     """
     names = ", ".join(offered)
-    if task is not None:
-        if task in offered:
-            return task
-        raise TrainingError(f"{path}: holds no labels for the task {task}; choose of: {names or 'none'}")
+    if task is not None and task in offered:
+        return task
+    if task is not None or not offered:
+        raise TrainingError(f"{path}: holds no labels for {task or 'any task'}, only for: {names or 'none'}")
     if len(offered) == 1:
         return offered[0]
     raise TrainingError(
