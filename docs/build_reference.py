@@ -41,7 +41,8 @@ SECTIONS = {
         image.ImageSource image.load_image image.find_images quality.face_quality quality.FaceQuality
         embed.resolve_device embed.resolve_precision""",
     "Checkpoints": """checkpoint.load_checkpoint checkpoint.save_checkpoint checkpoint.convert_checkpoint
-        checkpoint.push_checkpoint checkpoint.Checkpoint checkpoint.ModelConfig checkpoint.Calibration""",
+        checkpoint.push_checkpoint checkpoint.export_torchvision checkpoint.TorchvisionBackbone
+        checkpoint.Checkpoint checkpoint.ModelConfig checkpoint.Calibration""",
     "Thresholds": "threshold.choose_threshold threshold.Threshold",
     "What is a checkpoint worth?": """evaluate.load_pairs evaluate.load_bin evaluate.evaluate_pairs
         evaluate.evaluate_people evaluate.PeopleReport evaluate.HardPair evaluate.load_groups

@@ -34,7 +34,7 @@ COMMANDS = [
     *(["gallery", name] for name in ("build", "search", "info")),
     *(["dedup", name] for name in ("plan", "apply", "undo")),
     *(["data", name] for name in ("audit", "convert")),
-    *(["model", name] for name in ("info", "convert")),
+    *(["model", name] for name in ("info", "convert", "export")),
 ]
 
 

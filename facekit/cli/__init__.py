@@ -105,7 +105,7 @@ _COMMANDS: Any = (
     )
     | _named(
         "model",
-        _named("info", model.Info) | _named("convert", model.Convert),
-        "Checkpoints: info, convert.",
+        _named("info", model.Info) | _named("convert", model.Convert) | _named("export", model.Export),
+        "Checkpoints: info, convert, export.",
     )
 )

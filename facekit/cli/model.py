@@ -1,18 +1,18 @@
-"""``facekit model``: what a checkpoint says about itself, and other projects' weights in our format."""
+"""``facekit model``: what a checkpoint says about itself, and weights from and for other projects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from facekit.checkpoint import ModelConfig, convert_checkpoint, load_checkpoint
+from facekit.checkpoint import ModelConfig, convert_checkpoint, export_torchvision, load_checkpoint
 from facekit.cli.console import print_json, table
 from facekit.cli.options import File, Folder
 from facekit.trash import shown
 
-__all__ = ["Convert", "Info"]
+__all__ = ["Convert", "Export", "Info"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,37 @@ class Convert:
         return 0
 
 
+@dataclass(frozen=True)
+class Export:
+    """Writes the backbone of a checkpoint for torchvision, such as for its detectors.
+
+    Attributes:
+        checkpoint: A checkpoint folder, a file or owner/name on the Hugging Face Hub; a resnet18, resnet34,
+            resnet50 or convrec.
+        torchvision: The state dict to write, .pth or .safetensors; what a detector must be told beside it
+            goes into FILE.json.
+        json: Print one JSON document.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    torchvision: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    json: bool = False
+
+    def __call__(self) -> int:
+        backbone = export_torchvision(self.checkpoint, self.torchvision)
+        if self.json:
+            print_json({"file": self.torchvision, **asdict(backbone)})
+            return 0
+        rows = [
+            ("network", f"torchvision.models.{backbone.architecture}, without fc"),
+            ("image_mean", _list(backbone.image_mean)),
+            ("image_std", _list(backbone.image_std)),
+            ("licence", backbone.license),
+        ]
+        print(f"{shown(self.torchvision)}\n{table(rows)}")
+        return 0
+
+
 def _describe(config: ModelConfig) -> str:
     """A page about a checkpoint."""
     size = config.input_size
@@ -102,6 +133,11 @@ def _triple(values: tuple[float, float, float]) -> str:
     """One number if all channels have the same."""
     texts = [f"{value:.6g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else f"({', '.join(texts)})"
+
+
+def _list(values: tuple[float, ...]) -> str:
+    """As it is typed in Python."""
+    return f"[{', '.join(f'{value:.6g}' for value in values)}]"
 
 
 def _calibration(config: ModelConfig) -> str:
