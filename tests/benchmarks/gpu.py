@@ -2,16 +2,16 @@
 
     python tests/benchmarks/gpu.py ../shared/data
 
-Runs the CUDA tests, then detect.py, encode.py, search.py and train_speed.py on the GPU (each prints facekit
+Runs the CUDA tests (those of learning without labels compare views, losses and gradients with the CPU's),
+then detect.py, encode.py, search.py, train_speed.py and pretrain_speed.py on the GPU (each prints facekit
 beside its peers), then the embedder alone: faces a second, and the share of the card's own measured matrix
 rate that it reaches. The last lines of each part are its result, as:
 
     facekit is 3.00 times as fast ...
     faceresnet bf16: 100000 faces/s, 90 TFLOP/s of 700 TFLOP/s measured (13 %)
 
-The trainings by themselves take longer, and go on where they were stopped:
-
-    python tests/benchmarks/train_ablation.py index.csv --images faces --teacher teacher.npz --out full --full
+The trainings by themselves take longer, and go on where they were stopped: their commands, and what they
+should print, come last. Without a GPU these are all that is printed, and a line that says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -72,22 +72,60 @@ def random_convrec() -> Checkpoint:
     return Checkpoint(build("convrec"), ModelConfig("convrec", 512, 112, "rgb", half, half))
 
 
+def measurements(data: Path) -> list[list[str]]:
+    """What is run here, as arguments of Python."""
+    photos = [str(data / "photos"), str(data / "lfw" / "images.zip")]
+    cuda = ["--device", "cuda"]
+    large = [*cuda, "--size", "112", "--batch", "512", "--steps", "10", "--rounds", "3"]
+    return [
+        ["-m", "pytest", str(HERE.parent), "-m", "gpu"],
+        [str(HERE / "detect.py"), "--data", str(data), *cuda],
+        [str(HERE / "encode.py"), *photos, *cuda],
+        [str(HERE / "search.py"), *cuda],
+        [str(HERE / "train_speed.py"), *cuda, "--steps", "20"],
+        [str(HERE / "pretrain_speed.py"), "--architecture", "resnet50", *large],
+        [str(HERE / "pretrain_speed.py"), "--architecture", "resnet18", *large],
+    ]
+
+
+def long_runs(data: Path) -> str:
+    """The trainings as lines of a shell, each with what it should print."""
+    train = "python -m facekit.train"
+    cifar10 = "--preset cifar10 --data cifar10/train --epochs 200"
+    probed = "runs/simclr/checkpoint runs/bregman/checkpoint --data cifar10 --out runs/probes"
+    return f"""\
+The long runs, each of which goes on where it was stopped when it is started again.
+Pictures without labels:
+$ mkdir -p cifar10 && tar -xJf {data / "cifar10" / "cifar10.tar.xz"} -C cifar10
+$ {train} simclr {cifar10} --out runs/simclr
+$ {train} bregman {cifar10} --out runs/bregman
+$ {train} probe knn {probed}
+  accuracy of simclr: 84 % or more; of bregman: at most 0.5 points below that
+$ {train} probe linear {probed}
+  accuracy of simclr: 88 % or more; of bregman: at most 0.5 points below that
+$ python {HERE / "pretrain_tables.py"} faces --full --data {data} --out runs/faces
+  a table in which all recipes are ahead of the random network
+Faces with labels:
+$ python {HERE / "train_ablation.py"} index.csv --images faces --teacher teacher.npz --out runs/full --full
+  the table of docs/benchmarks/2026-11-22-training.md"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with photos/ and lfw/images.zip")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("error: no CUDA device is visible to torch", file=sys.stderr)
-        return 2
+    failed = 0
+    if torch.cuda.is_available():
+        failed = measure(measurements(options.data))
+    else:
+        print("left out, as no CUDA device is visible to torch: tests, speed and the embedder's rate")
+    print(long_runs(options.data))
+    return 1 if failed else 0
+
+
+def measure(commands: Sequence[Sequence[str]]) -> int:
+    """Run the commands, and print the embedder's rates; how many commands failed."""
     print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
-    photos = [str(options.data / "photos"), str(options.data / "lfw" / "images.zip")]
-    commands = [
-        ["-m", "pytest", str(HERE.parent), "-m", "gpu"],
-        [str(HERE / "detect.py"), "--data", str(options.data), "--device", "cuda"],
-        [str(HERE / "encode.py"), *photos, "--device", "cuda"],
-        [str(HERE / "search.py"), "--device", "cuda"],
-        [str(HERE / "train_speed.py"), "--device", "cuda", "--steps", "20"],
-    ]
     failed = 0
     for command in commands:
         print("$ python", *command, flush=True)
@@ -95,7 +133,7 @@ def main() -> int:
     for checkpoint in (load_checkpoint(None), random_convrec()):
         for precision in ("fp32", "bf16"):
             print(embedder_rate(checkpoint, precision), flush=True)
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":

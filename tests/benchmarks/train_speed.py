@@ -23,49 +23,22 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from rounds import UNUSED, Bare, autocast, machine, make_pictures, now, ratios, spread, take_turns
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from facekit.embed import resolve_device, resolve_precision
+from facekit.embed import resolve_device
 from facekit.models import build
 from facekit.train.augment import Augmentation
 from facekit.train.config import DataSettings, RunSettings
-from facekit.train.loop import fit
+from facekit.train.memory import keep_freed_memory
 from facekit.train.recipes.convrec import ConvRecSettings, build_recipe
 
 SIZE, DIM = 112, 512
-UNUSED = 2  # rounds: the first warms up, and the last ends with the state being saved
-
-
-class Bare:
-    """The network by itself on one random batch."""
-
-    def __init__(self, batch: int, device: torch.device, *, optimiser: bool) -> None:
-        self.network = build("convrec").to(device, memory_format=torch.channels_last).train()
-        parameters = self.network.parameters()
-        self.optimiser = torch.optim.AdamW(parameters, fused=True) if optimiser else None
-        x = torch.randn(batch, 3, SIZE, SIZE, device=device)
-        self.x = x.contiguous(memory_format=torch.channels_last)
-        self.device, self.dtype = device, resolve_precision("auto", device)
-
-    def __call__(self, steps: int) -> float:
-        began = now(self.device)
-        for _ in range(steps):
-            self.network.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.network(self.x).float().square().mean()
-            loss.backward()
-            if self.optimiser is not None:
-                self.optimiser.step()
-        return now(self.device) - began
 
 
 class Peer:
@@ -77,7 +50,7 @@ class Peer:
         from pytorch_metric_learning.losses import ArcFaceLoss
 
         self.crops, self.labels, self.batch, self.augmented = crops, labels, batch, augmented
-        self.device, self.dtype = device, resolve_precision("auto", device)
+        self.device = device
         self.network = build("convrec").to(device, memory_format=torch.channels_last).train()
         self.loss = ArcFaceLoss(int(labels.max()) + 1, DIM).to(device)
         self.optimiser = torch.optim.AdamW(
@@ -110,7 +83,7 @@ class Peer:
         for _ in range(steps):
             pictures, labels = (part.to(self.device, non_blocking=True) for part in next(batches))
             self.optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with autocast(self.device):
                 embeddings = self.network(pictures.contiguous(memory_format=torch.channels_last))
             self.loss(embeddings.float(), labels).backward()
             self.optimiser.step()
@@ -148,53 +121,13 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return self.views(self.crops[row]), self.labels[row]
 
 
-def now(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def facekit_rounds(
-    settings: ConvRecSettings, device: torch.device, others: Callable[[], None]
-) -> list[float]:
-    """Seconds of each epoch of fit(); between the epochs the others have their turn."""
-    recipe, seconds = build_recipe(settings), []
-
-    def by_turns(epoch: int, skip: int) -> Iterator[tuple[Tensor, ...]]:
-        others()
-        began = now(device)
-        yield from recipe.batches(epoch, skip)
-        seconds.append(now(device) - began)
-
-    fit(replace(recipe, batches=by_turns), settings.run, settings.optim)
-    return seconds
-
-
-def make_pictures(folder: Path, count: int, people: int) -> tuple[Tensor, Tensor]:
-    """Noise with a face's size, in one folder a person; and the same as tensors."""
-    draw = np.random.default_rng(0)
-    pictures = draw.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
-    for number, picture in enumerate(pictures):
-        person = folder / f"p{number % people:05}"
-        person.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(person / f"{number}.png", compress_level=0)
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.arange(count) % people
-
-
 def report(seconds: dict[str, list[float]], images: int) -> None:
     """A row each: median speed, and over the rounds median and extremes of two ratios."""
     print("| | images/s | of the bare network | facekit is so many times as fast |\n|---|---|---|---|")
     for name, own in seconds.items():
         speed = images / statistics.median(own)
-        of_bare, times = spread(seconds["bare"], own), spread(own, seconds["facekit"])
-        print(f"| {name} | {speed:.1f} | {of_bare} | {times} |")
-
-
-def spread(longer: Sequence[float], shorter: Sequence[float]) -> str:
-    """Median, lowest and highest ratio of a round."""
-    ratios = sorted(a / b for a, b in zip(longer, shorter, strict=True))
-    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} ... {ratios[-1]:.3f})"
+        of_bare, times = ratios(seconds["bare"], own), ratios(own, seconds["facekit"])
+        print(f"| {name} | {speed:.1f} | {spread(of_bare)} | {spread(times)} |")
 
 
 def main() -> None:
@@ -206,22 +139,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    keep_freed_memory()
     device = resolve_device(args.device)
     images = args.batch * args.steps
     with tempfile.TemporaryDirectory() as place:
-        crops, labels = make_pictures(Path(place, "faces"), images, people=64)
+        made = make_pictures(Path(place, "faces"), images, size=SIZE, people=64)
+        crops = torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
+        labels = torch.arange(images) % 64
+        x = torch.randn(args.batch, 3, SIZE, SIZE, device=device)
         contenders: dict[str, Callable[[int], float]] = {
-            "bare": Bare(args.batch, device, optimiser=False),
-            "bare + AdamW": Bare(args.batch, device, optimiser=True),
+            "bare": Bare(build("convrec").to(device), [x]),
+            "bare + AdamW": Bare(build("convrec").to(device), [x], optimiser=True),
             "peer": Peer(crops, labels, args.batch, device, augmented=False),
             "peer, augmented": Peer(crops, labels, args.batch, device, augmented=True),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-
-        def others() -> None:
-            for name, contender in contenders.items():
-                seconds[name].append(contender(args.steps))
-
         settings = ConvRecSettings(
             data=DataSettings(data=Path(place, "faces"), heldout=0.0),
             run=RunSettings(
@@ -233,13 +164,9 @@ def main() -> None:
             ),
             init="random",
         )
-        seconds["facekit"] = facekit_rounds(settings, device, others)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(
-        f"{resolve_precision('auto', device)}, batch {args.batch}, {args.rounds} rounds of {args.steps} steps"
-    )
-    report({name: own[1:-1] for name, own in seconds.items()}, images)
+        seconds = take_turns(build_recipe(settings), settings.run, settings.optim, contenders)
+    print(f"{machine(device)}, batch {args.batch}, {args.rounds} rounds of {args.steps} steps")
+    report(seconds, images)
 
 
 if __name__ == "__main__":
