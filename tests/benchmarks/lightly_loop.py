@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +27,7 @@ from facekit.train.recipes.swav import SwAVSettings
 from facekit.train.start import start_network
 from facekit.train.views import ViewSettings
 
-__all__ = ["Lightly"]
+__all__ = ["LightlyApart"]
 
 _PROJECTED = 128  # numbers that the heads give, as facekit's do
 
@@ -74,7 +78,51 @@ class _Views(Dataset[list[Tensor]]):
         return views
 
 
-class Lightly:
+class LightlyApart:
+    """lightly's loop in a process of its own, whose memory is managed as Python starts it.
+
+    Args:
+        settings: of a recipe: SwAV's for lightly's SwaV, any other for its SimCLR; network, views, optimiser
+            and batch size are taken from them.
+        paths: of the pictures; each round shows as many as it has steps.
+        workers: of the DataLoader; None tries no, half and all of the cores' number, and keeps the fastest.
+
+    Attributes:
+        workers: how many it has.
+    """
+
+    def __init__(self, settings: Any, paths: Sequence[Path], workers: int | None) -> None:
+        spawning = multiprocessing.get_context("spawn")
+        self._pipe, other = spawning.Pipe()
+        threads = torch.get_num_threads()
+        self._process = spawning.Process(target=_serve, args=(other, settings, paths, workers, threads))
+        self._process.start()
+        other.close()
+        self.workers: int = self._pipe.recv()
+
+    def __call__(self, steps: int) -> float:
+        """Seconds of some steps, from when the workers are as far ahead as they will be at the end."""
+        self._pipe.send(steps)
+        seconds: float = self._pipe.recv()
+        return seconds
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, settings: Any, paths: Sequence[Path], workers: int | None, threads: int) -> None:
+    torch.set_num_threads(threads)
+    side = settings.network.resolution
+    loop = _Loop(settings, [Image.open(path).convert("RGB").resize((side, side)) for path in paths], workers)
+    pipe.send(loop.workers)
+    with contextlib.suppress(EOFError):  # the other end was closed
+        while True:
+            pipe.send(loop(pipe.recv()))
+
+
+class _Loop:
     """lightly's parts in the loop that its examples show.
 
     Args:
@@ -92,7 +140,7 @@ class Lightly:
             model: nn.Module = _SwaV(start.model, start.dim, settings)
         else:
             model = _SimCLR(start.model, start.dim, settings.temperature)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).train()
+        self.model = model.to(self.device).train()
         self.pictures = _Views(pictures, _transform(settings))
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -126,7 +174,7 @@ class Lightly:
         for number, batch in enumerate(islice(loader, ahead + steps)):
             views = [view.to(self.device, non_blocking=True) for view in batch]
             with autocast(self.device):
-                loss = self.model([view.contiguous(memory_format=torch.channels_last) for view in views])
+                loss = self.model(views)
             loss.backward()
             self.optimiser.step()
             self.optimiser.zero_grad()

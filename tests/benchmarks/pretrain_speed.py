@@ -4,19 +4,18 @@
     python tests/benchmarks/pretrain_speed.py --cifar             # 32 px, resnet18 for small pictures
     python tests/benchmarks/pretrain_speed.py --data FOLDER       # with pictures of one's own, all square
 
-Without --data the pictures are noise. The contenders take turns in one process, so that whatever else the
-machine does meets them alike; of each round the ratios count. All of them train the same network from random
-weights, in channels_last and under the same autocast, on the same files and views of the same number, size
-and strength (but for the sides of crops, which lightly has at 3:4 to 4:3):
+Without --data the pictures are noise. The contenders take turns, so that whatever else the machine does meets
+them alike; of each round the ratios count. All of them train the same network from random weights, under the
+same autocast, on the same files and views of the same number, size and strength (but for the sides of crops,
+which lightly has at 3:4 to 4:3):
 
 - ``facekit``: fit() itself: batches, views, network, head, loss, clipping, AdamW, log. What comes at the end
   of an epoch, a look at the features and perhaps saving, is left out.
-- ``bare``: forward and backward of the network on views that lie ready, and nothing else.
-- ``lightly``: lightly's losses, heads and transforms in the loop that its examples show, with the same AdamW.
-  Its transforms get PIL pictures that are decoded already, as facekit has them, from a DataLoader with as
-  many workers as turned out best in a trial of --steps steps. lightly has no VCL and no Bregman divergence:
-  beside those stands its SimCLR, which does less. That freed memory is kept, as by `python -m facekit.train`,
-  holds for all of the process, and so for lightly too.
+- ``bare``: forward and backward of the network, channels last, on views that lie ready, and nothing else.
+- ``lightly``: lightly's losses, heads and transforms in the loop that its examples show, with the same AdamW,
+  in a process of its own. Its transforms get PIL pictures that are decoded already, as facekit has them, from
+  a DataLoader with as many workers as turned out best in a trial of --steps steps. lightly has no VCL and no
+  Bregman divergence: beside those stands its SimCLR, which does less.
 
 Asked of facekit: 1.5 times lightly's speed on two CPU cores, and 0.7 of the bare network's on a GPU.
 """
@@ -36,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rounds import UNUSED, Bare, machine, make_pictures, ratios, spread, take_turns
 
 from facekit.embed import resolve_device
@@ -124,27 +122,26 @@ def measure(args: argparse.Namespace, place: Path) -> None:
         args.data = place / "pictures"
         make_pictures(args.data, args.batch * args.steps, size=args.resolution, people=64)
     paths = write_listing(args, place / "pictures.csv")
-    side = args.resolution
-    pictures = [Image.open(path).convert("RGB").resize((side, side)) for path in paths]
     peers: dict[str, Any] = {}
     rows = []
     for name in args.recipes:
         settings = settings_of(name, place / "pictures.csv", place, args)
         others: dict[str, Callable[[int], float]] = {"bare": bare(settings)}
         if installed("lightly"):
-            from lightly_loop import Lightly
+            from lightly_loop import LightlyApart
 
             peer = peer_of(name)
             if peer not in peers:
-                peers[peer] = Lightly(settings, pictures, args.workers)
+                peers[peer] = LightlyApart(settings, paths, args.workers)
             others["lightly"] = peers[peer]
         recipe = RECIPES[name][1](settings)
         if recipe.steps_per_epoch != args.steps:
             sys.exit(f"{args.data}: some pictures are no square pictures, as is said above; take others")
         recipe = replace(recipe, evaluate=lambda at: Scores({}))
-        rows.append(row(name, take_turns(recipe, settings.run, settings.optim, others), len(pictures)))
+        rows.append(row(name, take_turns(recipe, settings.run, settings.optim, others), len(paths)))
     for peer, loop in peers.items():
         print(f"lightly's {peer}: {loop.workers} workers")
+        loop.close()
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     print("\n".join(rows))
 
