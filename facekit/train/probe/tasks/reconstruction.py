@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class Reconstruction:
         self._model = fit_shape(examples.targets[rows])
         test = examples.targets[examples.rows(TEST)].numpy()
         yaw = _yaw(test, examples.interocular)
-        present = [bin for bin in _BINS if _inside(yaw, bin).any()]
+        present = [span for span in _BINS if _inside(yaw, span).any()]
         names = ("nme", *map(_name, present), "nme_2d")
         self.metrics = tuple(Metric(name, higher_is_better=False, percent=True) for name in names)
         absent = [f"{low}-{high}" for low, high in _BINS if (low, high) not in present]
@@ -70,10 +70,10 @@ class Reconstruction:
         known = ~np.isnan(errors)
         found: dict[str, float] = {}
         planar = []
-        for bin in _BINS:
-            inside = _inside(yaw, bin) & known
+        for span in _BINS:
+            inside = _inside(yaw, span) & known
             if inside.any():
-                found[_name(bin)] = float(errors[inside].mean())
+                found[_name(span)] = float(errors[inside].mean())
                 planar.append(float(flat[inside].mean()))
         if not found:
             raise EvaluationError(f"{self._examples.name}: no picture with known points; there is no error")
@@ -99,20 +99,20 @@ class _Shape(nn.Module):
             return place(self.parameters_of(features.float()), model)
 
 
-def _yaw(points: NDArray[np.floating], pair: tuple[int, int]) -> NDArray[np.float64]:
+def _yaw(points: NDArray[np.floating[Any]], pair: tuple[int, int]) -> NDArray[np.float64]:
     """0 where it cannot be told: a picture counts all the same."""
     return np.nan_to_num(absolute_yaw(points, pair))
 
 
-def _inside(yaw: NDArray[np.float64], bin: tuple[int, int]) -> NDArray[np.bool_]:
-    return (yaw >= bin[0]) & ((yaw < bin[1]) | (bin[1] == _BINS[-1][1]))
+def _inside(yaw: NDArray[np.float64], span: tuple[int, int]) -> NDArray[np.bool_]:
+    return (yaw >= span[0]) & ((yaw < span[1]) | (span[1] == _BINS[-1][1]))
 
 
-def _name(bin: tuple[int, int]) -> str:
-    return f"nme_{bin[0]}_{bin[1]}"
+def _name(span: tuple[int, int]) -> str:
+    return f"nme_{span[0]}_{span[1]}"
 
 
-def _level(points: NDArray[np.float64], targets: NDArray[np.floating]) -> NDArray[np.float64]:
+def _level(points: NDArray[np.float64], targets: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     known = torch.from_numpy(~np.isnan(targets).any(-1))
     finite = torch.from_numpy(np.nan_to_num(points))
     leveled: NDArray[np.float64] = levelled(finite, known).numpy()
