@@ -16,6 +16,7 @@ from torch import Tensor
 
 from facekit.train import processes
 from facekit.train.losses import (
+    balance_loss,
     beta_nt_xent,
     bregman_divergence,
     bregman_nt_xent,
@@ -31,6 +32,9 @@ LOSSES: dict[str, Loss] = {
     "beta, squared": partial(beta_nt_xent, temperature=0.1, beta=0.1, sigma=0.7, squared=True),
     "bregman": partial(bregman_nt_xent, temperature=0.3, sigma=0.9),
 }
+
+SHARED = [*LOSSES, "balance"]
+"""What is the same in any number of processes."""
 
 
 def views(n: int, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -225,12 +229,42 @@ def test_the_similarity_of_a_divergence_bounds_the_loss(temperature: float, leas
     assert found == pytest.approx(least, abs=0.005)
 
 
+def test_balance_is_how_far_the_mean_softmax_is_from_even() -> None:
+    u = subnetworks(20, 5)
+    spread = u.var(0).sqrt().mean()
+    mean = torch.stack([torch.exp(row / spread) / torch.exp(row / spread).sum() for row in u]).mean(0)
+    wanted = math.log(5) + (mean * mean.log()).sum().item()
+    assert balance_loss(u).item() == pytest.approx(wanted, rel=1e-4)
+    assert balance_loss(7 * u - 3).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_balance_is_0_where_all_win_alike_and_ln_k_where_one_does() -> None:
+    assert balance_loss(torch.eye(6)).item() == pytest.approx(0.0, abs=1e-6)
+    one = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    one[:, 2] += 1000.0
+    one.requires_grad_()
+    loss = balance_loss(one)
+    assert loss.item() == pytest.approx(math.log(6))
+    loss.backward()
+    assert torch.isfinite(one.grad).all()
+    assert balance_loss(torch.ones(4, 6)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_balance_lifts_the_subnetworks_that_never_win() -> None:
+    u = subnetworks(64, 6)
+    u[:, 3] -= 5.0
+    u.requires_grad_()
+    balance_loss(u).backward()
+    assert u.argmax(1).ne(3).all()
+    assert (u.grad[:, 3] < 0).all()
+
+
 def step(name: str, rank: int, world: int) -> dict[str, Any]:
     """The loss of one process's part of a batch of six pictures, and its gradient of a shared layer."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(16, 12)
     first, second = (layer(x.chunk(world)[rank]) for x in views(6))
-    loss = LOSSES[name](first, second)
+    loss = balance_loss(torch.cat([first, second])) if name == "balance" else LOSSES[name](first, second)
     loss.backward()
     return {"loss": loss.detach(), "gradient": layer.weight.grad}
 
@@ -239,7 +273,7 @@ def work(rank: int, world: int, folder: str) -> None:
     """What each process does; the results go into a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    results: dict[str, Any] = {name: step(name, rank, world) for name in LOSSES}
+    results: dict[str, Any] = {name: step(name, rank, world) for name in SHARED}
     part = (torch.arange(6).view(3, 2) + 10.0 * rank).T.requires_grad_()  # (2, 3), not contiguous
     whole = processes.gathered(part)
     (whole * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
@@ -257,13 +291,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SHARED)
 def test_means_over_two_processes_are_those_of_one_with_the_whole_batch(
     results: list[dict[str, Any]], name: str
 ) -> None:
     whole, parts = step(name, 0, 1), [part[name] for part in results]
     assert torch.stack([part["loss"] for part in parts]).mean().item() == pytest.approx(
-        whole["loss"].item(), rel=1e-6
+        whole["loss"].item(), abs=1e-6
     )
     mean = torch.stack([part["gradient"] for part in parts]).mean(0)
     torch.testing.assert_close(

@@ -41,7 +41,7 @@ class BregmanSubnetworks(nn.Module):
         for weight, inputs in ((self.hidden_weight, dim), (self.out_weight, hidden)):
             nn.init.uniform_(weight, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
         with torch.no_grad():
-            self.out_weight -= self.out_weight.mean(1, keepdim=True)
+            self.out_weight.sub_(self.out_weight.mean(1, keepdim=True))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, dim) float -> (n, K) float32, also under autocast: differences of the numbers count."""

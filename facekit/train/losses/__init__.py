@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facekit.train.losses.contrast import (
+    balance_loss,
     beta_nt_xent,
     bregman_divergence,
     bregman_nt_xent,
@@ -21,6 +22,7 @@ from facekit.train.losses.prototypes import sinkhorn, swapped_prediction
 from facekit.train.losses.variational import gaussian_distance, gaussian_norm
 
 __all__ = [
+    "balance_loss",
     "beta_nt_xent",
     "bregman_divergence",
     "bregman_nt_xent",

@@ -14,9 +14,17 @@ from torch import Tensor
 
 from facekit.train import processes
 
-__all__ = ["beta_nt_xent", "bregman_divergence", "bregman_nt_xent", "chance_level", "nt_xent"]
+__all__ = [
+    "balance_loss",
+    "beta_nt_xent",
+    "bregman_divergence",
+    "bregman_nt_xent",
+    "chance_level",
+    "nt_xent",
+]
 
 _LEAST_SQUARE = 1e-8  # of a distance: the slope of a root is infinite at 0
+_LEAST_SPREAD = 1e-6
 
 
 def chance_level(views: int) -> float:
@@ -128,6 +136,28 @@ def bregman_divergence(first: Tensor, second: Tensor) -> Tensor:
         (n, m) float32.
     """
     return _divergence(first.float(), second.argmax(1))
+
+
+def balance_loss(outputs: Tensor) -> Tensor:
+    r"""How unevenly sub-networks win: :math:`\ln K` less the entropy of the mean of their softmax.
+
+    A divergence teaches winners alone. A small share of this, such as 0.1, beside it keeps the others in
+    reach: with 100 sub-networks, half of them go on to win instead of one in five. The softmax is over the
+    outputs in units of their spread over pictures, so that only their place to each other counts.
+
+    Source: our own, after the importance loss of Shazeer et al. 2017, "Outrageously large neural networks:
+    the sparsely-gated mixture-of-experts layer", eq. 7.
+
+    Args:
+        outputs: (n, K) float, of both views or of one; at least two rows, n alike in all processes.
+
+    Returns:
+        Scalar in [0, ln K], of the rows of all processes.
+    """
+    whole = processes.gathered(outputs.float())
+    spread = whole.detach().std(0).mean().clamp_min(_LEAST_SPREAD)
+    logs = (whole / spread).log_softmax(1).logsumexp(0) - math.log(len(whole))
+    return (logs.exp() * (logs + math.log(whole.shape[1]))).sum()
 
 
 def _divergence(outputs: Tensor, winners: Tensor) -> Tensor:
