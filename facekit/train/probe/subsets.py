@@ -48,7 +48,8 @@ def choose_labels(examples: Examples, labels: Labels, *, seed: int) -> Tensor:
     """Rows of the training split whose labels are used.
 
     A share is one of each class, and at least one picture of each; of identities, whole people are
-    chosen, at least two; elsewhere every row is as likely.
+    chosen, at least two; elsewhere every row is as likely. A smaller share of the same seed is a part of a
+    larger one.
 
     Returns:
         (k,) int64, rising.

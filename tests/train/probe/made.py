@@ -21,8 +21,9 @@ TINY = {"widths": [8, 16], "depths": [1, 1], "stem_width": 8, "embedding_dim": 1
 
 
 def stripes(label: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """(16, 16, 3): stripes of 4 pixels' period, of any phase and of two random colours, and noise."""
-    phase, colours = generator.integers(4), generator.uniform(40, 215, (2, 3))
+    """(16, 16, 3): stripes of 4 pixels' period, of any phase, around any colour, and noise."""
+    phase, middle = generator.integers(4), generator.uniform(80, 175, 3)
+    colours = np.stack([middle - 50, middle + 50])
     rows = ((np.arange(SIZE) + phase) // 2 % 2)[:, None].repeat(SIZE, 1)
     pattern = rows.T if label else rows
     picture = colours[pattern] + generator.normal(0, 8, (SIZE, SIZE, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_a_seed_fixes_the_choice_and_another_chooses_others() -> None:
     assert not first.equal(other)
     assert len(first) == len(other) == 80
     assert digest(first) == digest(again) != digest(other)
+
+
+def test_of_one_seed_fewer_labels_are_among_the_more() -> None:
+    people = examples(torch.arange(60).repeat_interleave(3), "identities")
+    for made in (classes(300, 90, 11), people, examples(torch.zeros(200, 2), "affect")):
+        chosen = [set(choose_labels(made, Labels(f), seed=2).tolist()) for f in (0.01, 0.1, 0.3, 1.0)]
+        assert all(less < more for less, more in pairwise(chosen))
 
 
 def test_over_seeds_every_row_is_chosen_equally_often() -> None:
