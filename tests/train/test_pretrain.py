@@ -107,7 +107,7 @@ _ALL = {
     "simclr v1": (_first_head, set()),
     "vcl": (_vcl, {"contrast", "distance", "norm", "mean_sigma"}),
     "vcl beta": (_beta, {"contrast", "distance", "norm", "mean_sigma"}),
-    "bregman": (_bregman, {"nt_xent", "bregman", "active"}),
+    "bregman": (_bregman, {"nt_xent", "bregman", "balance", "active"}),
     "swav": (_swav, {"assignment_entropy"}),
 }
 
