@@ -17,6 +17,7 @@ from facekit.errors import FacekitError, SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.loop import fit
 from facekit.train.page import write_page
+from facekit.train.probe.command import probe
 from facekit.train.recipe import Recipe
 from facekit.train.recipes import bregman, convrec, simclr, swav, vcl
 from facekit.train.settings import from_json, to_json
@@ -48,9 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "page" and rest[:-1]:
             print(write_page(Path(rest[0])))
             return 0
+        if name == "probe":
+            return probe(rest[:-1])
         if name not in _RECIPES:
             usage = f"usage: python -m facekit.train {{{','.join(_RECIPES)}}} [--help]\n"
             print(f"{usage}       python -m facekit.train page RUN", file=sys.stderr)
+            print("       python -m facekit.train probe --help", file=sys.stderr)
             return 0 if name in ("-h", "--help") else 2
         return _run(name, rest[:-1])
     except FacekitError as error:
