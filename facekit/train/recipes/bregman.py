@@ -57,8 +57,7 @@ class BregmanSettings:
     weight: float = 1.0
     """Weight of the divergence's loss beside the cosine's."""
     balance: float = 0.1
-    """Weight of what keeps all subnetworks in reach of winning; the published recipe has none, and one in five
-    wins."""
+    """Weight of what keeps all subnetworks in reach of winning; published without, one in five wins."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "sigma"):
