@@ -16,6 +16,7 @@ import tyro
 from facekit.errors import FacekitError, SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.loop import fit
+from facekit.train.memory import keep_freed_memory
 from facekit.train.page import write_page
 from facekit.train.probe.command import probe
 from facekit.train.recipe import Recipe
@@ -43,6 +44,7 @@ torchrun -m facekit.train ... trains with several processes, one a GPU.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a recipe from the command line; returns the exit code: 0 done, 2 an error, 130 interrupted."""
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.INFO if _first() else logging.ERROR)
     name, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     try:
