@@ -25,7 +25,7 @@ from facekit.train.probe.job import ModeSettings
 from facekit.train.probe.layouts import open_examples
 from facekit.train.probe.neighbours import NeighbourSettings
 from facekit.train.probe.subsets import Labels
-from facekit.train.probe.table import draw_table, make_table, read_cells, to_json, to_markdown
+from facekit.train.probe.table import Cell, draw_table, make_table, read_cells, to_json, to_markdown
 from facekit.train.probe.work import Network, Work, run_work
 from facekit.wholefile import replacing
 
@@ -78,7 +78,7 @@ class ProbeSettings:
 class KnnProbe:
     """Nearest neighbours in frozen features: nothing is learnt."""
 
-    what: ProbeSettings
+    comparison: ProbeSettings
     neighbours: NeighbourSettings = field(default_factory=NeighbourSettings)
 
     @property
@@ -90,7 +90,7 @@ class KnnProbe:
 class LinearProbe:
     """A head on frozen features."""
 
-    what: ProbeSettings
+    comparison: ProbeSettings
     linear: LinearSettings = field(default_factory=LinearSettings)
 
     @property
@@ -102,7 +102,7 @@ class LinearProbe:
 class FineTuneProbe:
     """All layers of the network learn."""
 
-    what: ProbeSettings
+    comparison: ProbeSettings
     finetune: FineTuneSettings = field(default_factory=FineTuneSettings)
 
     @property
@@ -114,7 +114,7 @@ class FineTuneProbe:
 class FewShotProbe:
     """Frozen and fine-tuned, with few labels and with all."""
 
-    what: ProbeSettings
+    comparison: ProbeSettings
     linear: LinearSettings = field(default_factory=LinearSettings)
     finetune: FineTuneSettings = field(default_factory=FineTuneSettings)
 
@@ -167,7 +167,7 @@ def probe(argv: Sequence[str]) -> int:
     if isinstance(settings, TableOf):
         _show(settings.folders, settings.out)
         return 0
-    _run(settings.what, settings.modes, _FEW if name == "fewshot" else (1.0,))
+    _run(settings.comparison, settings.modes, _FEW if name == "fewshot" else (1.0,))
     return 0
 
 
@@ -187,7 +187,7 @@ def _run(what: ProbeSettings, modes: Sequence[ModeSettings], usual: Sequence[flo
     with processes.joined(what.device):  # only now: until here, each is on its own
         processes.barrier()
     if share[0] == 0:
-        _show((what.out,), what.out)
+        _show((what.out,), what.out, order=[name for name, _ in map(_named, what.networks)])
 
 
 def _device(name: str, world: int) -> torch.device:
@@ -248,14 +248,21 @@ def _tasked(text: str) -> tuple[TaskName | None, Path]:
     return None, Path(text)
 
 
-def _show(folders: Sequence[Path], out: Path | None) -> None:
-    """Print the table of some folders' cells, and write it."""
-    cells = []
+def _show(folders: Sequence[Path], out: Path | None, *, order: Sequence[str] = ()) -> None:
+    """Print the table of some folders' cells, and write it.
+
+    Args:
+        folders: in their order.
+        out: for the table.
+        order: of the networks; others come before these.
+    """
+    cells: list[Cell] = []
     for folder in folders:
         found = read_cells(folder / _CELLS)
         if not found:
             raise SettingError(f"{folder}: holds no results; give the --out of a probe")
         cells += found
+    cells.sort(key=lambda cell: order.index(cell.method) if cell.method in order else -1)
     table = make_table(cells)
     text = to_markdown(table)
     if out is not None:
