@@ -10,6 +10,7 @@ from facekit.train.probe.tasks.known import filled, mean_of_known
 
 __all__ = ["Heatmaps", "expected_points", "heatmap_loss"]
 
+_WIDTHS = (128, 64, 64)  # 128 in all takes 2.4 times as long, and finds points no better
 _SIGMA = 1.0  # of the maps that are asked for, in their pixels
 _DISTANCE = 5.0  # weight of the distance, whose unit is the picture's side
 
@@ -24,17 +25,18 @@ class Heatmaps(nn.Module):
     units of the picture's side.
     """
 
-    def __init__(self, channels: int, points: int, *, width: int = 128) -> None:
+    def __init__(self, channels: int, points: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for source in (channels, width, width):
+        for width in _WIDTHS:
             layers += [
-                nn.ConvTranspose2d(source, width, 4, 2, 1, bias=False),
+                nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]
+            channels = width
         self.enlarge = nn.Sequential(*layers)
-        self.locate = nn.Conv2d(width, points, 1)
+        self.locate = nn.Conv2d(channels, points, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
         logits: Tensor = self.locate(self.enlarge(maps))
