@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
 import facekit.models
 from facekit import FaceRecognition
-from facekit.checkpoint import load_checkpoint
+from facekit.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
 from facekit.errors import FacekitError, SettingError, TrainingError
 from facekit.models.faceresnet import FaceResNet
 from facekit.train.__main__ import main
@@ -30,8 +32,9 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import read_listing
 from facekit.train.loop import fit
 from facekit.train.pretrain import NetworkSettings
-from facekit.train.recipe import Recipe
+from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, swav, vcl
+from facekit.train.settings import from_json, portable
 from facekit.train.views import ViewSettings
 
 _SCRIPT = Path(__file__).with_name("objective_run.py")
@@ -275,7 +278,18 @@ def test_presets_are_settings_and_flags_go_first(
         (["simclr", "--temperature", "0"], "temperature=0"),
         (["simclr", "--architecture", "resnet10t", "--stem", "full"], "stem=full: resnet10t"),
         (["swav", "--queue", "100", "--batch-size", "64"], "queue=100: give a multiple of batch_size=64"),
+        (["swav", "--queue", "2000000000000"], "queue=2000000000000: give 1000000 or fewer"),
         (["bregman", "--subnetworks", "0"], "subnetworks=0"),
+        (["bregman", "--subnetworks", "10000", "--hidden", "8192"], "subnetworks x hidden=81920000"),
+        (["simclr", "--brightness", "1e39"], "brightness=1e+39: give a relative change of 0 ... 1000"),
+        (
+            ["simclr", "--architecture", "iresnet50", "--size", "32", "--batch-size", "4"],
+            "32 pixels: IResNet takes no pictures",
+        ),
+        (
+            ["swav", "--architecture", "iresnet50", "--batch-size", "4"],
+            "48 pixels: IResNet takes no pictures of that size",
+        ),
         (["vcl", "--sigma", "nan"], "sigma=nan"),
     ],
 )
@@ -316,3 +330,118 @@ def test_no_checkpoint_of_another_network_to_start_from(pictures: Path, tmp_path
     network = NetworkSettings(architecture="resnet10t", init=str(tmp_path), size=32, resolution=48)
     with pytest.raises(FacekitError):
         simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
+
+
+def test_stems_of_a_start_are_its_own(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run")
+    folder = tmp_path / "half"
+    grey = (127.5, 127.5, 127.5)
+    config = ModelConfig(
+        architecture="resnet18",
+        embedding_dim=512,
+        input_size=32,
+        color="rgb",
+        mean=grey,
+        std=grey,
+        sizes={"stem": "half"},
+    )
+    save_checkpoint(folder, facekit.models.build("resnet18", stem="half"), config)
+    how = {"architecture": "resnet18", "init": str(folder), "size": 32, "resolution": 48}
+    for stem in ("half", None):
+        network = NetworkSettings(stem=stem, **how)
+        simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
+    network = NetworkSettings(stem="full", **how)
+    with pytest.raises(SettingError, match=r"stem=full: .*half has another; leave it out"):
+        simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
+
+
+def test_schedules_are_those_of_the_settings(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run")
+    shared["optim"] = OptimSettings(schedule="warm-restarts")
+    recipe = simclr.build_recipe(simclr.SimCLRSettings(**shared))
+    assert recipe.lr_factor(Step(0, 0.0, 0.0)) == recipe.lr_factor(Step(30, 0.5, 10.0)) == 1.0
+    assert recipe.lr_factor(Step(15, 0.25, 5.0)) == pytest.approx(0.5)
+
+
+def test_one_held_out_picture_leaves_no_figure_without_a_number(pictures: Path, tmp_path: Path) -> None:
+    shared = _shared(pictures, tmp_path / "run")
+    shared["data"] = DataSettings(data=pictures, heldout=1 / _PICTURES)
+    recipe = simclr.build_recipe(simclr.SimCLRSettings(**shared))
+    assert "; 1 others are held out" in recipe.notes[0]
+    recipe.modules.eval()
+    scores = recipe.evaluate(Step(1, 0.5, 1.0)).values
+    assert all(np.isfinite(value) for value in scores.values())
+    assert scores["effective_rank"] > 1
+
+
+def test_features_that_are_no_numbers_end_a_run_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    """The last step of an epoch may be the one after which nothing is a number."""
+    shared = _shared(pictures, tmp_path / "run", epochs=6)
+    shared["optim"] = OptimSettings(optimizer="lars", lr=1e6, clip=np.inf)
+    shared["run"] = dataclasses.replace(shared["run"], batch_size=24)
+    recipe = simclr.build_recipe(simclr.SimCLRSettings(**shared))
+    with pytest.raises(TrainingError, match="lower --lr"):
+        fit(recipe, shared["run"], shared["optim"])
+    recipe.modules.eval()
+    with torch.no_grad():
+        next(recipe.modules.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"features are no longer numbers after step 3: .*lower --lr"):
+        recipe.evaluate(Step(3, 0.5, 3.0))
+
+
+@pytest.mark.parametrize("first", ["adamw", "lars"])
+def test_a_run_does_not_go_on_with_another_optimizer(
+    first: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, optim = _settings_of(tmp_path / "run")
+    optim = dataclasses.replace(optim, optimizer=first)
+    fit(_simclr(pictures, tmp_path / "run"), run, optim)
+    other = dataclasses.replace(optim, optimizer="lars" if first == "adamw" else "adamw")
+    with pytest.raises(TrainingError, match=r"of a run with another optimizer; .*give another --out"):
+        fit(_simclr(pictures, tmp_path / "run"), run, other)
+
+
+def test_a_checkpoint_does_not_say_where_its_start_lay(pictures: Path, tmp_path: Path) -> None:
+    network = NetworkSettings(init=str(tmp_path / "home" / "start"))
+    settings = simclr.SimCLRSettings(**{**_shared(pictures, tmp_path / "run"), "network": network})
+    assert portable(settings)["network"]["init"] == "start"
+    hub = NetworkSettings(init="owner/name")
+    assert portable(dataclasses.replace(settings, network=hub))["network"]["init"] == "owner/name"
+
+
+def test_settings_left_out_of_a_file_are_those_of_the_recipe(pictures: Path, tmp_path: Path) -> None:
+    table = {"data": {"data": "d"}, "run": {"out": "o"}, "optim": {"lr": 0.5}, "views": {"flip": 0}}
+    file = tmp_path / "few.json"
+    file.write_text(json.dumps({"recipe": "simclr", "settings": table}))
+    settings = from_json(file, "simclr", simclr.SimCLRSettings)
+    default = simclr.SimCLRSettings(data=DataSettings(data=Path("d")), run=RunSettings(out=Path("o")))
+    assert settings.optim == dataclasses.replace(default.optim, lr=0.5)
+    assert settings.views == dataclasses.replace(default.views, flip=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x,path\n1,00.png\n1\n", "line 3: says no path"),
+        ("path,identity\n,somebody\n", "line 2: says no path"),
+        ("path\n", "names no pictures"),
+    ],
+)
+def test_lists_of_nothing_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    table = tmp_path / "few.csv"
+    table.write_text(text)
+    with pytest.raises(TrainingError, match=said):
+        read_listing(DataSettings(data=table), labelled=False)
+
+
+def test_clusters_are_the_same_under_autocast() -> None:
+    """Their softness divides the cosines by 0.05: bfloat16 ones would be off by a tenth."""
+    assigned = []
+    for lower in (False, True):
+        torch.manual_seed(0)
+        shared = {"data": DataSettings(data=Path()), "run": RunSettings(out=Path(), batch_size=16)}
+        clusters = swav._Clusters(swav.SwAVSettings(prototypes=8, **shared), 16)  # type: ignore[arg-type]
+        views = [F.normalize(torch.randn(16, 128)) for _ in range(2)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            assigned.append(torch.cat(clusters._assign(views, Step(0, 0.5, 0.0))))
+    assert torch.equal(*assigned)

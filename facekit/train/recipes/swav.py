@@ -74,6 +74,7 @@ class SwAVSettings:
         require(1 <= self.iterations <= 100, "iterations", self.iterations, "give 1 ... 100")
         low, high = self.small_area
         require(0 < low <= high <= 1, "small_area", self.small_area, "give two shares in (0, 1], rising")
+        require(self.queue <= 1_000_000, "queue", self.queue, "give 1000000 or fewer")
         fits = self.queue >= 0 and self.queue % self.run.batch_size == 0
         require(fits, "queue", self.queue, f"give a multiple of batch_size={self.run.batch_size}, or 0")
 
@@ -150,12 +151,14 @@ class _Clusters:
         size = len(projected[0])
         own = slice(processes.rank() * size, (processes.rank() + 1) * size)
         full = queue is not None and int(queue.seen) == settings.queue and at.progress >= settings.queue_from
+        weight = self._prototypes.weight.float()
         assigned = []
-        for number, view in enumerate(together):
-            clustered = torch.cat([view, queue.rows[number]]) if queue is not None and full else view
-            scores = clustered @ self._prototypes.weight.float().T
-            shares = sinkhorn(scores, epsilon=settings.epsilon, iterations=settings.iterations)
-            assigned.append(shares[own])
+        with torch.autocast(weight.device.type, enabled=False):  # what the softness divides is exact
+            for number, view in enumerate(together):
+                clustered = torch.cat([view, queue.rows[number]]) if queue is not None and full else view
+                scores = clustered @ weight.T
+                shares = sinkhorn(scores, epsilon=settings.epsilon, iterations=settings.iterations)
+                assigned.append(shares[own])
         if queue is not None:
             queue.add(together)
         return assigned
