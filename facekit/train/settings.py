@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,6 +15,9 @@ __all__ = ["from_json", "portable", "to_json"]
 
 _Settings = TypeVar("_Settings")
 _LARGEST = 1 << 20  # characters of a file of settings
+_SOURCES = ("init", "distill")  # settings that may be a path, a name of the Hub, or a word
+_WORDS = ("random", "imagenet")
+_HUGE = 1 << 1000  # floats end soon after, and whole numbers do not
 
 
 def to_json(recipe: str, settings: Any) -> str:
@@ -24,12 +27,12 @@ def to_json(recipe: str, settings: Any) -> str:
         recipe: its name.
         settings: its dataclass; paths are written in full, so that the file works from any folder.
     """
-    table = _plain(asdict(settings), lambda path: str(path.absolute()))
+    table = _plain(_sources_as_paths(asdict(settings)), lambda path: str(path.absolute()))
     return json.dumps({"recipe": recipe, "settings": table}, indent=2) + "\n"
 
 
 def from_json(file: Path, recipe: str, kind: type[_Settings]) -> _Settings:
-    """The settings that :func:`to_json` wrote. What the file leaves out has its default.
+    """The settings that :func:`to_json` wrote. What the file leaves out has its default in this recipe.
 
     Raises:
         SettingError: not such a file, of another recipe, or with a setting that does not exist or fit.
@@ -49,13 +52,20 @@ def from_json(file: Path, recipe: str, kind: type[_Settings]) -> _Settings:
 
 def portable(settings: Any) -> dict[str, Any]:
     """Settings as plain JSON values; of paths only the last part, since a checkpoint travels."""
-    table = asdict(settings)
-    for name in ("init", "distill"):
-        source = table.get(name)
-        if source is not None and not is_on_hub(source):
-            table[name] = Path(source)
-    plain: dict[str, Any] = _plain(table, lambda path: path.absolute().name)
+    plain: dict[str, Any] = _plain(_sources_as_paths(asdict(settings)), lambda path: path.absolute().name)
     return plain
+
+
+def _sources_as_paths(table: dict[str, Any]) -> dict[str, Any]:
+    """The table, with a path where a text is one."""
+    return {name: _source(name, value) for name, value in table.items()}
+
+
+def _source(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return _sources_as_paths(value)
+    is_path = name in _SOURCES and isinstance(value, str) and value not in _WORDS and not is_on_hub(value)
+    return Path(value) if is_path else value
 
 
 def _plain(value: Any, path: Any) -> Any:
@@ -64,23 +74,33 @@ def _plain(value: Any, path: Any) -> Any:
     return path(value) if isinstance(value, Path) else value
 
 
-def _dataclass(table: Any, kind: Any, where: str) -> Any:
+def _dataclass(table: Any, kind: Any, where: str, default: Any = None) -> Any:
     if not isinstance(table, dict):
         raise SettingError(f"{where}{table!r} where a table of settings belongs")
     hints = get_type_hints(kind)
-    names = {field.name for field in fields(kind)}
+    known = {field.name: field for field in fields(kind)}
     for name in table:
-        if name not in names:
-            raise SettingError(f"{where}there is no setting {name!r}; there are {', '.join(sorted(names))}")
+        if name not in known:
+            raise SettingError(f"{where}there is no setting {name!r}; there are {', '.join(sorted(known))}")
     try:
-        return kind(**{name: _value(value, hints[name], f"{where}{name}") for name, value in table.items()})
+        values = {
+            name: _value(value, hints[name], f"{where}{name}", _default(known[name]))
+            for name, value in table.items()
+        }
+        return kind(**values) if default is None else replace(default, **values)
     except TypeError as error:  # a setting without a default is missing
         raise SettingError(f"{where}{error}") from error
 
 
-def _value(value: Any, kind: Any, where: str) -> Any:
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
+def _value(value: Any, kind: Any, where: str, default: Any = None) -> Any:
     if is_dataclass(kind):
-        return _dataclass(value, kind, f"{where}.")
+        return _dataclass(value, kind, f"{where}.", default)
     if get_origin(kind) in (Union, types.UnionType):
         if value is None and type(None) in get_args(kind):
             return None
@@ -95,7 +115,7 @@ def _value(value: Any, kind: Any, where: str) -> Any:
         return tuple(_value(part, one, where) for part, one in zip(value, get_args(kind), strict=True))
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _HUGE:
         return float(value)
     if type(value) is not kind:
         raise SettingError(f"{where}: {value!r} is no {kind.__name__}")

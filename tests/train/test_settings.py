@@ -62,6 +62,17 @@ def test_printed_settings_start_the_same_run_from_any_folder(
     assert expected["settings"]["data"]["data"] == str(tmp_path / "faces")
 
 
+def test_a_start_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for init, kept in (
+        ("runs/a", str(tmp_path / "runs/a.pth")),
+        ("random", "random"),
+        ("owner/name", "owner/name"),
+    ):
+        settings = replace(_settings(tmp_path), init=f"{init}.pth" if init == "runs/a" else init)
+        assert json.loads(to_json("convrec", settings))["settings"]["init"] == kept
+
+
 def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
     table = {"data": {"data": "/faces"}, "run": {"out": "/run"}, "margin": 1}
     kept = _file(tmp_path, json.dumps({"recipe": "convrec", "settings": table}))
@@ -78,6 +89,7 @@ def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
         ({"marign": 0.5}, "no setting 'marign'"),
         ({"run": {"out": "x", "epochs": 0}}, "epochs=0"),
         ({"run": 3}, "3 where a table"),
+        ({"scale": 10**400}, "scale: 10{400} is no float"),
         ({"run": {}}, "out"),
         ({"optim": {"lr": None}}, "lr: None is no float"),
     ],
