@@ -99,6 +99,8 @@ def read_listing(settings: DataSettings, *, labelled: bool = True) -> tuple[List
         TrainingError: nothing found, or data that cannot be understood.
     """
     source = open_source(settings.data, settings.images, labelled=labelled)
+    if not len(source.person):
+        raise TrainingError(f"{settings.data}: names no pictures; give other --data")
     held = source.heldout
     if held is None:
         share = min(settings.heldout, _HELDOUT / max(1, len(source.person)))

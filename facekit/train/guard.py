@@ -66,7 +66,7 @@ class Guard:
         self._warned = True
         return (
             f"the loss, {means['loss']:.3g}, is that of a network that tells nothing apart ({chance:.3g}): "
-            "lower --lr; with a margin, lower it or start with the progressive one, or look at the labels"
+            "lower --lr; with a margin, lower it or start with the progressive one, and look at the labels"
         )
 
     def diverged(self, what: str, step: int) -> str:
@@ -76,4 +76,4 @@ class Guard:
             if self._state.is_dir() and any(self._state.iterdir())
             else "no state had been saved yet"
         )
-        return f"{what} at step {step}: lower --lr, --scale or --margin; {kept}"
+        return f"{what} at step {step}: lower --lr, and with a margin also --scale or --margin; {kept}"

@@ -46,9 +46,10 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
         KeyboardInterrupt: it was asked to stop, and has saved its state.
     """
     device = resolve_device(run.device)
-    if run.batch_size % processes.world():
+    if run.batch_size % processes.world() or run.batch_size < 2 * processes.world():
         raise SettingError(
-            f"batch_size={run.batch_size}: give a multiple of the {processes.world()} processes"
+            f"batch_size={run.batch_size}: give a multiple of the {processes.world()} processes, "
+            "at least two pictures for each"
         )
     trainee = _Trainee(recipe, run, optim, device)
     total = run.epochs * recipe.steps_per_epoch
@@ -137,6 +138,7 @@ class _Trainee:
         recipe.modules.to(device)
         processes.same([t for name, t in recipe.modules.state_dict().items() if name not in recipe.sharded])
         self._optimizer = build_optimizer(optim.optimizer, recipe.groups, device)
+        self._is_lars = optim.optimizer == "lars"
         self._highest = [group["lr"] for group in self._optimizer.param_groups]
         self._update = Update(
             recipe,
@@ -201,6 +203,11 @@ class _Trainee:
         state = self._optimizer.state_dict()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         found = [_of(f"modules.{places[id(parameter)]}@", tensors) for parameter in parameters]
+        if any(values and ("momentum" in values) != self._is_lars for values in found):
+            raise TrainingError(
+                f"{folder}: of a run with another optimizer; "
+                "start with its own settings or give another --out"
+            )
         state["state"] = {number: values for number, values in enumerate(found) if values}
         self._optimizer.load_state_dict(state)
         if self._update.scaler.is_enabled():

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from facekit.train.config import OptimSettings
 from facekit.train.lars import LARS
+from facekit.train.recipe import Step
 
-__all__ = ["build_optimizer", "cosine", "decay_groups", "progressive_margin", "warm_restarts"]
+__all__ = ["build_optimizer", "cosine", "decay_groups", "progressive_margin", "rate_factor", "warm_restarts"]
 
 
 def cosine(progress: float, *, warmup: float = 0.0) -> float:
@@ -39,6 +41,13 @@ def warm_restarts(epoch: float, *, first: float = 10.0, multiplier: float = 2.0)
     while epoch >= length:
         epoch, length = epoch - length, length * multiplier
     return 0.5 * (1.0 + math.cos(math.pi * epoch / length))
+
+
+def rate_factor(optim: OptimSettings, at: Step) -> float:
+    """Factor of every learning rate at a step, by the schedule that the settings name."""
+    if optim.schedule == "warm-restarts":
+        return warm_restarts(at.epoch)
+    return cosine(at.progress, warmup=optim.warmup)
 
 
 def progressive_margin(progress: float, *, scale: float = 64.0, margin: float = 0.5) -> tuple[float, float]:

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from facekit.checkpoint import ModelConfig, save_checkpoint
 from facekit.embed import resolve_device, resolve_precision
-from facekit.errors import SettingError
+from facekit.errors import SettingError, TrainingError
 from facekit.evaluate import ROC
 from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.data import load_crops, read_listing, shuffled_rows
-from facekit.train.optim import cosine, decay_groups
+from facekit.train.optim import decay_groups, rate_factor
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
-from facekit.train.start import start_network
+from facekit.train.start import embedding_length, start_network
 from facekit.train.statistics import alignment, effective_rank, uniformity
 from facekit.train.stream import open_crops
 from facekit.train.validate import calibrate, heldout_curve, heldout_scores
@@ -159,7 +159,7 @@ def pretraining(
         groups=training.groups(),
         steps_per_epoch=training.steps_per_epoch,
         batches=training.batches,
-        lr_factor=lambda at: cosine(at.progress, warmup=settings.optim.warmup),
+        lr_factor=lambda at: rate_factor(settings.optim, at),
         step=training.step,
         evaluate=training.evaluate,
         export=training.export,
@@ -195,6 +195,10 @@ class _Pretraining:
         if self.steps_per_epoch == 0:
             raise SettingError(f"batch_size={run.batch_size}: more than the {len(self.crops)} pictures")
         start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
+        if network.stem is not None and start.sizes.get("stem", "imagenet") != network.stem:
+            raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
+        for small in {each.size for each in drawn} - {network.size}:
+            embedding_length(start.model, small)
         self.start, self.backbone = start, start.model
         self._mean = torch.tensor(start.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(start.std, device=self.device).view(1, 3, 1, 1)
@@ -233,16 +237,22 @@ class _Pretraining:
 
     def evaluate(self, at: Step) -> Scores:
         """The spread of the features; where it is known who is on the held-out pictures, all their pairs."""
-        if len(self.heldout):
+        held = len(self.heldout) > 1  # one alone has no spread
+        if held:
             pictures = self.heldout.pictures
         else:
             pictures, _, _ = next(iter(self.crops.batches([torch.arange(min(_WATCHED, len(self.crops)))])))
-        embeddings = F.normalize(self._features(pictures))
+        features = self._features(pictures)
+        if not features.isfinite().all():
+            raise TrainingError(
+                f"the features are no longer numbers after step {at.number}: start anew with a lower --lr"
+            )
+        embeddings = F.normalize(features)
         values = {
             "effective_rank": float(effective_rank(embeddings[:_WATCHED])),
             "heldout_uniformity": float(uniformity(embeddings[:_WATCHED])),
         }
-        self._curve = heldout_curve(embeddings, self.heldout.labels) if len(self.heldout) else None
+        self._curve = heldout_curve(embeddings, self.heldout.labels) if held else None
         if self._curve is None:
             return Scores(values)
         scores = heldout_scores(self._curve)

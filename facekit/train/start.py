@@ -17,7 +17,7 @@ from facekit.errors import MissingExtraError, SettingError
 from facekit.models import build
 from facekit.models.convrec import ConvRec
 
-__all__ = ["Start", "start_network"]
+__all__ = ["Start", "embedding_length", "start_network"]
 
 _Triple = tuple[float, float, float]
 _IMAGENET: tuple[_Triple, _Triple] = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -76,6 +76,7 @@ def start_network(
     if found.config.architecture != architecture or not isinstance(found.model, nn.Module):
         raise SettingError(f"init={init}: holds {found.config.architecture}, not {architecture}")
     config = found.config
+    embedding_length(found.model, size)
     if config.color != "rgb":
         raise SettingError(f"init={init}: takes {config.color}; training takes rgb, convert it first")
     return Start(found.model, config.embedding_dim, dict(config.sizes), found.model, config.mean, config.std)
@@ -83,9 +84,25 @@ def start_network(
 
 def _built(architecture: str, size: int, sizes: Mapping[str, Any]) -> Start:
     model = build(architecture, **sizes)
-    with torch.inference_mode():
-        dim = int(model.eval()(torch.zeros(1, 3, size, size)).shape[1])
-    return Start(model, dim, dict(sizes), None)
+    return Start(model, embedding_length(model, size), dict(sizes), None)
+
+
+def embedding_length(model: nn.Module, size: int) -> int:
+    """Length of what a network makes of pictures of one size.
+
+    Args:
+        model: on the CPU; is left in evaluation mode.
+        size: side in pixels.
+
+    Raises:
+        SettingError: it cannot take such pictures.
+    """
+    try:
+        with torch.inference_mode():
+            return int(model.eval()(torch.zeros(1, 3, size, size)).shape[1])
+    except RuntimeError as error:
+        what = f"{size} pixels: {type(model).__name__} takes no pictures of that size"
+        raise SettingError(f"{what} ({str(error).splitlines()[0]}); give another") from error
 
 
 def _imagenet() -> dict[str, Tensor]:

@@ -59,11 +59,11 @@ class ViewSettings:
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a chance in [0, 1]")
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "give a relative change of 0 or more")
+            require(0 <= value <= 1000, name, value, "give a relative change of 0 ... 1000")
         require(0 <= self.hue <= 0.5, "hue", self.hue, "give turns in [0, 0.5]")
         low, high = self.blur_sigma
-        remedy = "give two numbers of pixels above 0, the lower one first"
-        require(0 < low <= high < math.inf, "blur_sigma", self.blur_sigma, remedy)
+        remedy = "give two numbers of pixels in 0.001 ... 1000, the lower one first"
+        require(1e-3 <= low <= high <= 1000, "blur_sigma", self.blur_sigma, remedy)
 
 
 def random_views(

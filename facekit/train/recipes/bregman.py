@@ -37,6 +37,9 @@ from facekit.wholefile import replacing
 __all__ = ["PRESETS", "BregmanSettings", "build_recipe"]
 
 
+_LARGEST = 1 << 22  # hidden units of all subnetworks: 2 GiB of weights
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BregmanSettings:
     """Learn from pictures without labels: contrast by a learnt Bregman divergence and by the cosine."""
@@ -68,6 +71,8 @@ class BregmanSettings:
         for name, most in (("subnetworks", 10_000), ("hidden", 8192)):
             value = getattr(self, name)
             require(1 <= value <= most, name, value, f"give 1 ... {most}")
+        together = self.subnetworks * self.hidden
+        require(together <= _LARGEST, "subnetworks x hidden", together, f"give {_LARGEST} or fewer together")
 
 
 def _small(data: Path, out: Path, *, size: int, stem: str, views: ViewSettings) -> BregmanSettings:

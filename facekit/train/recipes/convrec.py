@@ -29,7 +29,7 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings, requi
 from facekit.train.data import load_crops, read_listing, shuffled_rows
 from facekit.train.heads import MarginHead
 from facekit.train.losses import cosine_distillation, expected_initial_loss
-from facekit.train.optim import cosine, decay_groups, progressive_margin, warm_restarts
+from facekit.train.optim import decay_groups, progressive_margin, rate_factor
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
 from facekit.train.start import start_network
@@ -213,10 +213,7 @@ class _Training:
 
     def lr_factor(self, at: Step) -> float:
         """Of every learning rate."""
-        optim = self.settings.optim
-        if optim.schedule == "warm-restarts":
-            return warm_restarts(at.epoch)
-        return cosine(at.progress, warmup=optim.warmup)
+        return rate_factor(self.settings.optim, at)
 
     def evaluate(self, at: Step) -> Scores:
         """All pairs of the held-out people."""

@@ -86,7 +86,9 @@ def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) 
                 columns = " and ".join(wanted)
                 raise TrainingError(f"{table}: needs a header with the columns {columns}, and rows")
             for number, row in enumerate(reader, start=2):
-                path = (root / (row["path"] or "")).resolve()
+                if not row["path"]:
+                    raise TrainingError(f"{table}, line {number}: says no path; add it or drop the line")
+                path = (root / row["path"]).resolve()
                 if not path.is_relative_to(root):
                     raise TrainingError(f"{table}, line {number}: {row['path']!r} leads out of {root}")
                 identity = row.get("identity") or ""
