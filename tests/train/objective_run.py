@@ -1,7 +1,7 @@
-"""One of several processes that ask the same of their parts of a batch: ``objective_run.py FOLDER RECIPE``.
+"""One of several processes that ask the same of their parts of a batch: ``objective_run.py FOLDER``.
 
 Batch norms have seen what they will see, so that every picture counts by itself. Writes the loss and the
-gradient of a weight of the head into FOLDER.
+gradient of a weight of the head into FOLDER, for each recipe.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from facekit.train.recipe import Step
 from facekit.train.recipes import bregman, simclr, swav
 
 PICTURES, DIM = 8, 16
+RECIPES = ("simclr", "bregman", "swav")
 
 
 def build(recipe: str) -> Objective:
@@ -32,28 +33,31 @@ def build(recipe: str) -> Objective:
     return simclr._Contrast(simclr.SimCLRSettings(**shared), DIM)  # type: ignore[arg-type]
 
 
-def main(folder: Path, recipe: str) -> None:
+def found(recipe: str) -> dict[str, Tensor]:
+    """The loss of a second step, and the gradient of the head's first weight, over all processes."""
+    objective = build(recipe)
+    objective.modules.eval()
+    generator = torch.Generator().manual_seed(1)
+    own = slice(processes.rank(), None, processes.world())
+    for _ in range(2):  # the second step finds a queue
+        features = [torch.randn(PICTURES, DIM, generator=generator)[own] for _ in range(3)]
+        metrics = objective(features if recipe == "swav" else features[:2], Step(0, 0.5, 0.0))
+    loss = metrics["loss"]
+    assert isinstance(loss, Tensor)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = next(iter(objective.modules.parameters())).grad
+    assert gradient is not None
+    mean = loss.detach().clone()
+    processes.average([gradient, mean])
+    return {"loss": mean, "gradient": gradient}
+
+
+def main(folder: Path) -> None:
     with processes.joined("cpu"):
-        objective = build(recipe)
-        objective.modules.eval()
-        generator = torch.Generator().manual_seed(1)
-        own = slice(processes.rank(), None, processes.world())
-        at = Step(0, 0.5, 0.0)
-        for _ in range(2):  # the second step finds a queue
-            features = [torch.randn(PICTURES, DIM, generator=generator)[own] for _ in range(3)]
-            features = features if recipe == "swav" else features[:2]
-            metrics = objective(features, at)
-        loss = metrics["loss"]
-        assert isinstance(loss, Tensor)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient = next(iter(objective.modules.parameters())).grad
-        assert gradient is not None
-        processes.average([gradient])
-        mean = loss.detach().clone()
-        processes.average([mean])
+        all_found = {recipe: found(recipe) for recipe in RECIPES}
         if processes.rank() == 0:
-            torch.save({"loss": mean, "gradient": gradient}, folder / "found.pt")
+            torch.save(all_found, folder / "found.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))
