@@ -217,7 +217,7 @@ def _is_made(source: str) -> bool:
 def _named(text: str) -> tuple[str, str]:
     """Name and source of ``[NAME=]SOURCE``."""
     name, sign, source = text.partition("=")
-    if sign and source and not Path(text).exists() and not any(mark in name for mark in ":/\\"):
+    if name and sign and source and not Path(text).exists() and not any(mark in name for mark in ":/\\"):
         return name, source
     path = Path(text)
     if _is_made(text) or not path.exists():

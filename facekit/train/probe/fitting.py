@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facekit.errors import TrainingError
+from facekit.errors import EvaluationError, TrainingError
 from facekit.train.probe.tasks import Task
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.update import Update
@@ -133,9 +133,17 @@ def judged(task: Task, outputs: Tensor, rows: Tensor) -> Scores:
         task: which scores.
         outputs: of its head.
         rows: (k,) int64, whose they are.
+
+    Raises:
+        EvaluationError: the validation pictures hold nothing that can be scored.
     """
     metric = task.metrics[0]
-    value = task.scores(outputs, rows)[metric.name]
+    try:
+        value = task.scores(outputs, rows)[metric.name]
+    except EvaluationError as error:
+        raise EvaluationError(
+            f"{len(rows)} validation pictures, by which models are chosen: {error}"
+        ) from error
     value = value if metric.higher_is_better else -value
     return Scores({"score": value if math.isfinite(value) else -math.inf})
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -153,8 +156,27 @@ class Job:
         return fitted.outputs(wanted), {"chosen": {"at": fitted.best.at, "validation": fitted.best.score}}
 
 
+@cache  # of a large set, the files take seconds
 def _fingerprint(examples: Examples) -> str:
-    """12 hex digits that stand for targets and splits."""
-    targets = hashlib.sha256(examples.targets.contiguous().numpy().data)
-    targets.update(examples.split.contiguous().numpy().data)
-    return targets.hexdigest()[:12]
+    """12 hex digits that stand for targets, splits, and which pictures these are, wherever the set lies.
+
+    Of a picture that is where it lies in the set, how large its file is, and the square that is looked at:
+    another crop of the same pictures is another set.
+    """
+    paths = list(dict.fromkeys(picture.path for picture in examples.pictures))
+    root = os.path.commonpath([path.parent for path in paths])
+    files = {path: (os.path.relpath(path, root), _bytes(path)) for path in paths}
+    pictures = [[*files[picture.path], picture.box] for picture in examples.pictures]
+    meant = [examples.names, examples.interocular, examples.mirror, pictures]
+    found = hashlib.sha256(json.dumps(meant).encode())
+    found.update(examples.targets.contiguous().numpy().data)
+    found.update(examples.split.contiguous().numpy().data)
+    return found.hexdigest()[:12]
+
+
+def _bytes(path: Path) -> int:
+    """-1 of what is not there, which is said when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from facekit.errors import SettingError, TrainingError
+from facekit.errors import EvaluationError, SettingError, TrainingError
 from facekit.train.probe.backbone import open_backbone
 from facekit.train.probe.examples import TEST, VALIDATION, Examples
 from facekit.train.probe.job import Job, ModeSettings, Trial
@@ -72,6 +72,8 @@ def run_work(work: Work) -> None:
     """
     for examples in work.sets:
         _check(examples)
+        for labels in work.labels:
+            choose_labels(examples, labels, seed=0)  # rather now than after hours of other sets
     done = {cell.key: cell for cell in read_cells(work.folder)}
     rank, world = work.share
     number = -1
@@ -81,7 +83,12 @@ def run_work(work: Work) -> None:
         if finished or number % world != rank:
             continue
         began = time.monotonic()
-        cell = job.run()
+        try:
+            cell = job.run()
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"{job.trial.examples.name} ({job.trial.examples.task}): {error}"
+            ) from error
         write_cell(work.folder, cell)
         instead = ", in the place of one with other settings" * (before is not None)
         _log.info("%s (%.0f s)%s", _line(cell), time.monotonic() - began, instead)

@@ -60,6 +60,14 @@ def test_groups_are_never_divided_and_never_all_taken(count: int) -> None:
         assert 45 <= (split == VALIDATION).sum() <= 75
 
 
+def test_as_many_people_as_pairs_take() -> None:
+    people = [row // 3 for row in range(36)]
+    split = complete_split([TRAIN] * 36, groups=people, fewest=2)
+    assert [len({people[row] for row in (split == part).nonzero()[:, 0]}) for part in range(3)] == [7, 2, 3]
+    few = complete_split([TRAIN] * 9, groups=[row // 3 for row in range(9)], fewest=2)
+    assert torch.bincount(few.long()).tolist() == [3, 3, 3]
+
+
 def test_one_person_alone_is_divided_all_the_same() -> None:
     split = complete_split([TRAIN] * 100, groups=["same"] * 100)
     assert (split == TEST).sum() == 20

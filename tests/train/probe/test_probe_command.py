@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import made
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from facekit.errors import SettingError
 from facekit.train.__main__ import main
@@ -17,7 +21,8 @@ from facekit.train.probe.backbone import open_backbone
 from facekit.train.probe.command import ProbeSettings, _named, _networks, _tasked
 from facekit.train.probe.examples import Examples, Picture
 from facekit.train.probe.frozen import LinearSettings
-from facekit.train.probe.job import Job, Trial
+from facekit.train.probe.job import Job, Trial, _fingerprint
+from facekit.train.probe.layouts import open_examples
 from facekit.train.probe.neighbours import NeighbourSettings
 from facekit.train.probe.subsets import Labels
 from facekit.train.probe.table import read_cells
@@ -104,6 +109,51 @@ def test_what_is_done_is_not_done_again(
     assert [key[-1] for key in done] == [0, 1]
     assert "in the place of one with other settings" in caplog.text
     assert "pixels, tints, classes, knn, 50 % of the labels, seed 0: accuracy" in caplog.text
+
+
+def test_other_pictures_of_the_same_names_are_another_set(place: Path, tmp_path: Path) -> None:
+    words = ("probe", "knn", "pixels", "--size", "16")
+    assert run(place, tmp_path, *words) == 0
+    generator = np.random.default_rng(1)
+    for picture in shutil.copytree(place / "tints", tmp_path / "other" / "tints").rglob("*.png"):
+        Image.fromarray(generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(picture)
+    data = ["--data", str(tmp_path / "other" / "tints"), "--out", str(tmp_path), "--device", "cpu"]
+    assert main([*words, *data]) == 0
+    assert cells(tmp_path)["pixels", "knn", "100 %", 0]["accuracy"] < 0.9
+    moved = tmp_path / "moved" / "tints"
+    shutil.copytree(place / "tints", moved)
+    here, there = open_examples(place / "tints"), open_examples(moved)
+    assert _fingerprint(here) == _fingerprint(there) != _fingerprint(open_examples(Path(data[1])))
+    boxes = [replace(picture, box=(0, 0, 9, 9)) for picture in here.pictures]
+    assert _fingerprint(replace(here, pictures=boxes)) != _fingerprint(here)
+
+
+def test_what_cannot_be_scored_says_where(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_set(tmp_path / "s", {"train": 4, "validation": 2, "test": 2}, made.tinted)
+    lines = [
+        f"{path.relative_to(tmp_path / 's')},{path.relative_to(tmp_path / 's').parts[0]},{number % 2},0"
+        for number, path in enumerate(sorted((tmp_path / "s").rglob("*.png")))
+    ]
+    lines = [
+        line[:-1] + ("0.5" if "valid" in line else str(number / 20)) for number, line in enumerate(lines)
+    ]
+    (tmp_path / "s" / "list.csv").write_text("\n".join(["path,split,valence,arousal", *lines]))
+    words = (
+        "probe",
+        "linear",
+        "pixels",
+        "--size",
+        "16",
+        "--data",
+        str(tmp_path / "s"),
+        "--out",
+        str(tmp_path),
+    )
+    assert main([*words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "s (affect): 4 validation pictures, by which models are chosen: " in error
 
 
 def test_nearest_neighbours_are_the_same_for_every_seed(place: Path, tmp_path: Path) -> None:
@@ -224,6 +274,7 @@ def test_the_size_of_what_has_none_is_that_of_the_checkpoints(place: Path, tmp_p
         (("knn", "pixels", "pixels"), "networks=pixels: two of one name; write NAME=SOURCE"),
         (("knn", "pixels", "--fraction", "2"), "fraction=2.0: give a share of the labels in (0, 1]"),
         (("knn", "pixels", "--first", "99"), "first=99: tints has 24 pictures to train on; ask for fewer"),
+        (("knn", "=pixels"), "=pixels: no such file or folder"),
         (("knn", "/none/such.pth"), "/none/such.pth: no such file or folder"),
         (("knn", "scratch:resnet9"), "architecture: 'resnet9' is not known"),
         (("knn", "pixels", "--divergence", "bregman"), "divergence=bregman: pixels/head.safetensors is not"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,40 @@ def test_cells_that_cannot_stand_side_by_side() -> None:
     with pytest.raises(TrainingError, match=r"vcl on fer \(linear, 1 % of the labels, seed 0\)"):
         make_table([cell(value=0.1), cell(value=0.2)])
     assert make_table([cell(), cell()]).entries == make_table([cell()]).entries
+
+
+def test_seeds_sets_and_networks_are_the_same_ones() -> None:
+    settings = {"data": "d", "network": "n", "epochs": 3, "labels": {"rows": "r"}}
+    first = cell(settings=settings)
+    same = cell(seed=1, settings={**settings, "labels": {"rows": "s"}, "chosen": {"at": 7}})
+    assert make_table([first, same]).entries
+    assert make_table([first, cell(mode="finetune", settings={**settings, "epochs": 9})]).entries
+    for other, line in (
+        (
+            cell(seed=1, settings={**settings, "epochs": 4}),
+            r"vcl on fer \(linear, .* seeds with settings that differ",
+        ),
+        (
+            cell("simclr", settings={**settings, "data": "e"}),
+            "fer: results on pictures or labels that differ",
+        ),
+        (cell(labels="10 %", settings={**settings, "network": "m"}), "vcl: results of networks that differ"),
+    ):
+        with pytest.raises(TrainingError, match=line):
+            make_table([first, other])
+
+
+def test_names_that_would_steer_a_terminal(tmp_path: Path) -> None:
+    table = make_table([cell("a\x1b[31m\ud800b")])
+    assert "a\ufffd[31m\ufffdb" in to_markdown(table)
+    draw_table(table, tmp_path / "table.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_cell(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(TrainingError, match="no regular file"):
+        read_cells(tmp_path)
 
 
 # ---------------------------------------------------------------- text and picture

@@ -22,5 +22,5 @@ def people_examples(name: str, rows: Sequence[tuple[Picture, str, int]]) -> Exam
         tuple(people),
         tuple(picture for picture, _, _ in rows),
         torch.tensor([number[person] for _, person, _ in rows], dtype=torch.int64),
-        complete_split([split for _, _, split in rows], groups=[person for _, person, _ in rows]),
+        complete_split([split for _, _, split in rows], groups=[person for _, person, _ in rows], fewest=2),
     )

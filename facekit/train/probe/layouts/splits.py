@@ -32,6 +32,7 @@ def complete_split(
     *,
     groups: Sequence[Hashable] | None = None,
     classes: Sequence[Hashable] | None = None,
+    fewest: int = 1,
 ) -> Tensor:
     """Draw the splits that a set does not name: a fifth of its training rows for the test, then a tenth for
     validation. Named splits stay as they are.
@@ -41,6 +42,7 @@ def complete_split(
         groups: one a row, such as the person: a group is never divided.
         classes: one a row: where there are no groups, each class gives its share, and at least one row of
             two or more.
+        fewest: groups that are drawn, if twice as many remain: one person is told apart from nobody.
 
     Returns:
         (n,) uint8.
@@ -49,7 +51,7 @@ def complete_split(
     for wanted, share in _SHARES.items():
         rows = np.flatnonzero(result == TRAIN)
         if not (result == wanted).any():
-            result[rows[_drawn(rows, share, groups, classes, _SEED + wanted)]] = wanted
+            result[rows[_drawn(rows, share, groups, classes, fewest, _SEED + wanted)]] = wanted
     return torch.from_numpy(result)
 
 
@@ -58,6 +60,7 @@ def _drawn(
     share: float,
     groups: Sequence[Hashable] | None,
     classes: Sequence[Hashable] | None,
+    fewest: int,
     seed: int,
 ) -> NDArray[np.int64]:
     """Places in ``rows`` that make up the share."""
@@ -65,7 +68,8 @@ def _drawn(
     if groups is not None and len(members := _members(groups, rows)) > 1:
         order = torch.randperm(len(members), generator=generator).tolist()
         sizes = np.cumsum([len(members[number]) for number in order])
-        count = min(int(np.searchsorted(sizes, share * len(rows))) + 1, len(members) - 1)
+        least = fewest if len(members) >= 3 * fewest else 1
+        count = min(max(int(np.searchsorted(sizes, share * len(rows))) + 1, least), len(members) - 1)
         return np.concatenate([members[number] for number in order[:count]])
     drawn = [np.empty(0, np.int64)]
     for places in _members(classes, rows) if classes is not None else [np.arange(len(rows))]:

@@ -103,6 +103,8 @@ def read_cells(folder: Path) -> list[Cell]:
 
 def _read(path: Path) -> Cell:
     try:
+        if not path.is_file():
+            raise ValueError("no regular file")
         with path.open("rb") as file:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:

@@ -9,7 +9,7 @@ from typing import Any
 
 from facekit.errors import MissingExtraError, TrainingError
 from facekit.train.probe.table.table import Column, Row, Table, shown
-from facekit.train.probe.table.text import named
+from facekit.train.probe.table.text import named, readable
 from facekit.wholefile import replacing
 
 __all__ = ["draw_table"]
@@ -139,4 +139,4 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _plain(text: str) -> str:
     """Text in which a dollar is a dollar, and no formula."""
-    return text.replace("$", r"\$")
+    return readable(text).replace("$", r"\$")

@@ -14,6 +14,8 @@ from facekit.train.probe.table.cell import MODES, Cell, Key, Mode
 
 __all__ = ["Column", "Entry", "Row", "Table", "make_table", "shown"]
 
+_BY_SEED = ("labels", "chosen")  # settings that each seed has its own of
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -95,10 +97,12 @@ def make_table(cells: Sequence[Cell]) -> Table:
     """Put cells side by side, and take means over their seeds.
 
     Raises:
-        TrainingError: there are none, or two of one key that differ.
+        TrainingError: there are none, two of one key that differ, or such as cannot be compared: seeds with
+            other settings, a set that was another one, or two networks of one name.
     """
     if not cells:
         raise TrainingError("no finished probes; run one of knn, linear, finetune or fewshot first")
+    _check(cells)
     groups: dict[tuple[Row, Column], dict[int, float]] = {}
     main: dict[Column, None] = {}
     for cell in _distinct(cells):
@@ -123,6 +127,22 @@ def _distinct(cells: Sequence[Cell]) -> list[Cell]:
             name = f"{cell.method} on {cell.set} ({cell.mode}, {cell.labels} of the labels, seed {cell.seed})"
             raise TrainingError(f"{name}: two results that differ; name the networks of the folders apart")
     return list(found.values())
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """What stands side by side, or goes into one mean, is from the same data, network and settings."""
+    found: dict[object, object] = {}
+    for cell in cells:
+        rest = {name: value for name, value in cell.settings.items() if name not in _BY_SEED}
+        which = f"{cell.method} on {cell.set} ({cell.mode}, {cell.labels} of the labels)"
+        data, network = rest.get("data"), rest.get("network")
+        for place, value, what in (
+            (("set", cell.set, cell.task), data, f"{cell.set}: results on pictures or labels"),
+            (("network", cell.method), network, f"{cell.method}: results of networks"),
+            (cell.key[:-1], rest, f"{which}: seeds with settings"),
+        ):
+            if found.setdefault(place, value) != value:
+                raise TrainingError(f"{what} that differ; run all of them again, or keep them apart")
 
 
 def _entry(scores: Mapping[int, float]) -> Entry:

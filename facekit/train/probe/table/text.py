@@ -9,7 +9,7 @@ from dataclasses import asdict
 from facekit.train.probe.metrics import Metric
 from facekit.train.probe.table.table import Column, Row, Table, shown
 
-__all__ = ["named", "to_json", "to_markdown"]
+__all__ = ["named", "readable", "to_json", "to_markdown"]
 
 
 def to_markdown(table: Table) -> str:
@@ -98,6 +98,11 @@ def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]], *, words: int) -
     return "\n".join(f"| {' | '.join(row)} |" for row in (aligned[0], rule, *aligned[1:]))
 
 
+def readable(text: str) -> str:
+    """Text in one line, without what steers a terminal or no file can hold."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+
+
 def _plain(text: str) -> str:
     """Text that neither ends a column nor a line."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return readable(text).replace("|", "\\|")

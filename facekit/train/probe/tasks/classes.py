@@ -7,6 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facekit.errors import TrainingError
 from facekit.train.probe.examples import Examples
 from facekit.train.probe.metrics import Metric, accuracy, macro_f1
 from facekit.train.probe.tasks.known import scored
@@ -19,6 +20,9 @@ class Classes:
 
     Args:
         examples: with the task ``classes``.
+
+    Raises:
+        TrainingError: fewer than two classes.
     """
 
     metrics = (Metric("accuracy", percent=True), Metric("macro_f1", percent=True))
@@ -26,6 +30,8 @@ class Classes:
     notes: tuple[str, ...] = ()
 
     def __init__(self, examples: Examples) -> None:
+        if len(examples.names) < 2:
+            raise TrainingError(f"{examples.name}: {len(examples.names)} classes; to tell apart takes two")
         self._examples = examples
 
     def head(self, channels: int, side: int) -> nn.Module:
