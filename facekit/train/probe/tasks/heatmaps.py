@@ -10,7 +10,7 @@ from facekit.train.probe.tasks.known import filled, mean_of_known
 
 __all__ = ["Heatmaps", "expected_points", "heatmap_loss"]
 
-_WIDTHS = (128, 64, 64)  # 128 in all takes 2.4 times as long, and finds points no better
+_WIDTHS = (128, 64, 64)  # 128 in all is 2.4 times the work, and finds points no better
 _SIGMA = 1.0  # of the maps that are asked for, in their pixels
 _DISTANCE = 5.0  # weight of the distance, whose unit is the picture's side
 
