@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from facekit.errors import EvaluationError, TrainingError
 from facekit.train.losses import margin_softmax
 from facekit.train.probe.examples import TASKS, TEST, TRAIN, VALIDATION, Examples, Picture, TaskName
+from facekit.train.probe.fitting import mirrored_targets
 from facekit.train.probe.metrics import ccc, icc, pair_scores
 from facekit.train.probe.tasks import Task, task_of
+from facekit.train.probe.tasks.mirror import mirrored_names
 
 N, CHANNELS, SIDE = 60, 12, 64
 ALL_KNOWN = ("identities", "classes")  # whose targets have no gaps
@@ -340,6 +343,38 @@ def test_action_units_are_clamped_and_those_that_never_change_left_out() -> None
     examples.targets[rows] = 1.0
     with pytest.raises(EvaluationError, match="no ICC"):
         task.scores(outputs, rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("smile", "bright", "Pale"), (0, 1, 2)),
+        (("left", "front", "right"), (2, 1, 0)),
+        (("eye_Right", "smile", "eye_Left"), (2, 1, 0)),
+        (("left", "front", "other"), None),
+    ],
+)
+def test_sides_change_places_in_a_mirrored_picture(
+    names: tuple[str, ...], expected: tuple[int, ...] | None
+) -> None:
+    assert mirrored_names(names) == expected
+    classes = task_of(replace(examples_of("classes"), names=names))
+    attributes = task_of(replace(examples_of("attributes"), names=names))
+    targets, told = torch.tensor([0, 1, 2, 2]), torch.tensor([[1.0, 0.0, torch.nan]])
+    if expected is None:
+        assert mirrored_targets(classes, targets) is None
+        assert mirrored_targets(attributes, told) is None
+        return
+    mirrored = classes.mirrored(targets)
+    assert mirrored.dtype == torch.int64
+    assert mirrored.tolist() == [expected[label] for label in targets]
+    torch.testing.assert_close(attributes.mirrored(told), told[:, list(expected)], equal_nan=True)
+
+
+def test_one_class_is_nothing_to_tell() -> None:
+    alone = replace(examples_of("classes"), names=("a",), targets=torch.zeros(N, dtype=torch.int64))
+    with pytest.raises(TrainingError, match="1 classes; to tell apart takes two"):
+        task_of(alone)
 
 
 def test_a_set_without_mirror_numbers_has_no_mirrored_points() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from facekit.errors import EvaluationError
 from facekit.train.probe.examples import TEST, Examples
 from facekit.train.probe.metrics import Metric, attribute_accuracy, attribute_f1
 from facekit.train.probe.tasks.known import filled, mean_of_known, scored
+from facekit.train.probe.tasks.mirror import mirrored_names
 
 __all__ = ["Attributes"]
 
@@ -55,5 +57,6 @@ class Attributes:
         return {"macro_f1": float(np.nanmean(f1)), "accuracy": attribute_accuracy(values > 0, targets)}
 
     def mirrored(self, targets: Tensor) -> Tensor:
-        """The same."""
-        return targets
+        """The same, apart from attributes that speak of a side; NaN where one of these has no other side."""
+        opposite = mirrored_names(self._examples.names)
+        return torch.full_like(targets, torch.nan) if opposite is None else targets[:, opposite]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from facekit.errors import TrainingError
 from facekit.train.probe.examples import Examples
 from facekit.train.probe.metrics import Metric, accuracy, macro_f1
 from facekit.train.probe.tasks.known import scored
+from facekit.train.probe.tasks.mirror import mirrored_names
 
 __all__ = ["Classes"]
 
@@ -49,5 +51,8 @@ class Classes:
         return {"accuracy": accuracy(told, targets), "macro_f1": macro_f1(told, targets)}
 
     def mirrored(self, targets: Tensor) -> Tensor:
-        """The same."""
-        return targets
+        """The same, apart from classes that speak of a side; NaN where one of these has no other side."""
+        opposite = mirrored_names(self._examples.names)
+        if opposite is None:
+            return torch.full(targets.shape, torch.nan, device=targets.device)
+        return torch.tensor(opposite, device=targets.device)[targets]
