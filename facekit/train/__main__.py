@@ -21,8 +21,8 @@ from facekit.train.page import write_page
 from facekit.train.probe.command import probe
 from facekit.train.recipe import Recipe
 from facekit.train.recipes import bregman, convrec, simclr, swav, vcl
-from facekit.train.settings import from_json, to_json
-from facekit.train.state import claimed
+from facekit.train.settings import changes, from_json, to_json
+from facekit.train.state import claimed, saved_step
 from facekit.wholefile import replacing
 
 __all__ = ["main"]
@@ -90,9 +90,13 @@ def _run(name: str, argv: Sequence[str]) -> int:
         print(to_json(name, settings), end="")
         return 0
     with processes.joined(settings.run.device), _place(settings.run.out):
+        kept, text = settings.run.out / _CONFIG, to_json(name, settings)
+        if kept.exists() and saved_step(settings.run.out / "state") is not None:
+            for line in changes(kept, text):
+                logging.info(line)
         recipe = build(settings)
         if processes.rank() == 0:
-            _keep(settings.run.out / _CONFIG, to_json(name, settings))
+            _keep(kept, text)
         checkpoint = fit(recipe, settings.run, settings.optim)
         if processes.rank() == 0:
             print(checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -11,12 +12,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from facekit.checkpoint.load import is_on_hub
 from facekit.errors import SettingError
 
-__all__ = ["from_json", "portable", "to_json"]
+__all__ = ["changes", "from_json", "portable", "to_json"]
 
 _Settings = TypeVar("_Settings")
 _LARGEST = 1 << 20  # characters of a file of settings
 _SOURCES = ("init", "distill")  # settings that may be a path, a name of the Hub, or a word
 _WORDS = ("random", "imagenet")
+_WITHOUT_EFFECT = {"run.out", "run.device", "run.save_minutes", "data.workers", "data.keep_gb"}
 _HUGE = 1 << 1000  # floats end soon after, and whole numbers do not
 
 
@@ -48,6 +50,41 @@ def from_json(file: Path, recipe: str, kind: type[_Settings]) -> _Settings:
         raise SettingError(f"config={file}: is for {document.get('recipe')!r}, not for {recipe!r}")
     made: _Settings = _dataclass(document["settings"], kind, f"config={file}: ")
     return made
+
+
+def changes(file: Path, now: str) -> list[str]:
+    """What a run is to go on with that is not what it began with, a line a setting.
+
+    Args:
+        file: of :func:`to_json`, that the run keeps.
+        now: what :func:`to_json` says today.
+
+    Raises:
+        SettingError: the file cannot be read, or the run is of another recipe.
+    """
+    try:
+        before, after = json.loads(file.read_text(encoding="utf-8")), json.loads(now)
+        one, other = before["recipe"], after["recipe"]
+        old, new = _flat(before["settings"]), _flat(after["settings"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingError(f"{file}: not the settings of a run ({error}); give another --out") from error
+    if one != other:
+        raise SettingError(f"out={file.parent}: holds a run of {one}, not of {other}; give another --out")
+    return [
+        f"goes on with {name}={value}, which was {old[name]}"
+        for name, value in new.items()
+        if name in old and value != old[name] and name not in _WITHOUT_EFFECT
+    ]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def portable(settings: Any) -> dict[str, Any]:

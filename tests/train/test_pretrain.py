@@ -445,3 +445,21 @@ def test_clusters_are_the_same_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=lower):
             assigned.append(torch.cat(clusters._assign(views, Step(0, 0.5, 0.0))))
     assert torch.equal(*assigned)
+
+
+def test_a_run_that_goes_on_says_what_is_another(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--architecture", "faceresnet"]
+    shared += ["--size", "32", "--resolution", "48", "--batch-size", "12", "--device", "cpu"]
+    caplog.set_level("INFO")
+    assert main(["simclr", *shared, "--epochs", "1"]) == 0
+    assert "goes on" not in caplog.text
+    kept = (tmp_path / "run" / "run.json").read_text()
+    assert main(["vcl", *shared, "--epochs", "1"]) == 2
+    assert "holds a run of simclr, not of vcl" in capsys.readouterr().err
+    assert (tmp_path / "run" / "run.json").read_text() == kept
+    assert main(["simclr", *shared, "--epochs", "1", "--temperature", "0.3", "--save-minutes", "9"]) == 0
+    assert [line for line in caplog.messages if line.startswith("goes on")] == [
+        "goes on with temperature=0.3, which was 0.1"
+    ]
