@@ -278,6 +278,7 @@ def test_presets_are_settings_and_flags_go_first(
         (["convrec", "--preset", "cifar10"], "preset=cifar10: this recipe has none"),
         (["simclr", "--temperature", "0"], "temperature=0"),
         (["simclr", "--architecture", "resnet10t", "--stem", "full"], "stem=full: resnet10t"),
+        (["swav", "--size", "32", "--small-size", "48"], "small_size=48: give at most --size 32"),
         (["swav", "--queue", "100", "--batch-size", "64"], "queue=100: give a multiple of batch_size=64"),
         (["swav", "--queue", "2000000000000"], "queue=2000000000000: give 1000000 or fewer"),
         (["bregman", "--subnetworks", "0"], "subnetworks=0"),

@@ -72,6 +72,9 @@ class SwAVSettings:
         require(16 <= self.small_size <= 512, "small_size", self.small_size, "give pixels in 16 ... 512")
         require(2 <= self.prototypes <= 1_000_000, "prototypes", self.prototypes, "give 2 ... 1000000")
         require(1 <= self.iterations <= 100, "iterations", self.iterations, "give 1 ... 100")
+        if self.small_views:
+            fits, side = self.small_size <= self.network.size, self.network.size
+            require(fits, "small_size", self.small_size, f"give at most --size {side}, or --small-views 0")
         low, high = self.small_area
         require(0 < low <= high <= 1, "small_area", self.small_area, "give two shares in (0, 1], rising")
         require(self.queue <= 1_000_000, "queue", self.queue, "give 1000000 or fewer")
