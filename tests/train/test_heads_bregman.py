@@ -51,11 +51,29 @@ def test_blocks_draw_the_same_dropout_backward_as_forward(monkeypatch: pytest.Mo
     torch.testing.assert_close(found, again)
 
 
+def test_dropout_keeps_the_mean() -> None:
+    head, x = BregmanSubnetworks(16, 4, 64, dropout=0.3), unit(5, 16)
+    torch.manual_seed(0)
+    found = torch.stack([head(x) for _ in range(2000)])
+    error = (found.mean(0) - head.eval()(x)) / (found.std(0) / 2000**0.5)
+    assert error.abs().max() < 5
+
+
 def test_dropout_is_for_training() -> None:
     head, x = BregmanSubnetworks(16, 4, 64, dropout=0.5), unit(5, 16)
     assert not torch.equal(head(x), head(x))
     head.eval()
     assert torch.equal(head(x), head(x))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1e-6, 0.999])
+def test_dropout_leaves_out_its_share(share: float) -> None:
+    torch.manual_seed(0)
+    kept = bregman._kept(torch.empty(1_000_003), share).float()  # no multiple of the numbers of one draw
+    deviation = (share * (1 - share) / len(kept)) ** 0.5
+    assert kept.mean().item() == pytest.approx(1 - share, abs=4 * deviation + 2**-16)
+    beside = torch.corrcoef(torch.stack([kept[:-1], kept[1:]]))[0, 1]
+    assert share < 1e-3 or abs(beside) < 5e-3  # neighbours come from the same draw
 
 
 def test_they_start_as_linear_layers_do_but_without_an_offset() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 __all__ = ["BregmanSubnetworks"]
 
+_BITS = 1 << 16
 _AT_ONCE = 1 << 27  # hidden numbers that are kept for backward; where there are more, they are computed again
 
 
@@ -58,5 +58,15 @@ class BregmanSubnetworks(nn.Module):
 
     def _outputs(self, vectors: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         hidden = torch.baddbmm(bias, vectors.expand(len(weight), -1, -1), weight).relu()
-        hidden = F.dropout(hidden, self.dropout, self.training)
+        if self.training and self.dropout:
+            hidden, out = hidden * _kept(hidden, self.dropout), out / (1.0 - self.dropout)
         return torch.bmm(hidden, out).squeeze(2).T
+
+
+def _kept(x: Tensor, share: float) -> Tensor:
+    """Which numbers dropout leaves, as 0 and 1; a CPU takes 16 random bits each, a quarter of the time."""
+    if x.device.type != "cpu":
+        return torch.rand_like(x) >= share
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    return bits >= round(share * _BITS) - _BITS // 2
