@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ from facekit.checkpoint import ModelConfig, save_checkpoint
 from facekit.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# pytest-xdist runs a test process a core, so each has its share of the threads; as do those that it starts
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
+os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture(scope="session")

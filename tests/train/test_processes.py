@@ -69,7 +69,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     return losses
 
 
-@pytest.mark.parametrize(("stop", "then"), [(10, 1), (10, 3), (7, 2)])
+@pytest.mark.parametrize(
+    ("stop", "then"),
+    [(10, 3), pytest.param(10, 1, marks=pytest.mark.slow), pytest.param(7, 2, marks=pytest.mark.slow)],
+)
 def test_two_save_and_others_go_on(stop: int, then: int, alone: dict[int, float], tmp_path: Path) -> None:
     """A state of two processes, in the middle of the second epoch or before it, goes on with one or three.
 
