@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facekit.checkpoint import ModelConfig, save_checkpoint
-from facekit.embed import resolve_device, resolve_precision
-from facekit.errors import SettingError, TrainingError
-from facekit.evaluate import ROC
+from facekit.embed import resolve_device
+from facekit.errors import SettingError
 from facekit.train import processes
-from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
+from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import load_crops, read_listing, shuffled_rows
+from facekit.train.network import NetworkSettings
 from facekit.train.optim import decay_groups, rate_factor
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
 from facekit.train.start import embedding_length, start_network
-from facekit.train.statistics import alignment, effective_rank, uniformity
+from facekit.train.statistics import alignment, uniformity
 from facekit.train.stream import open_crops
-from facekit.train.validate import calibrate, heldout_curve, heldout_scores
 from facekit.train.views import ViewSettings, random_views
+from facekit.train.watch import Watch
 
 __all__ = [
     "FACE_VIEWS",
     "SMALL_VIEWS",
     "Drawn",
-    "NetworkSettings",
     "Objective",
     "PretrainSettings",
     "pretraining",
@@ -46,42 +44,7 @@ FACE_VIEWS = ViewSettings(
 SMALL_VIEWS = ViewSettings(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
 """SimCLR's for 32 px: half the strength of colours, and no blur."""
 
-_WATCHED = 2000  # pictures whose features are looked at after each epoch
-_AT_ONCE = 256
-_LARGEST = 512  # pixels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkSettings:
-    """Which network learns, from which weights, and how large the pictures are."""
-
-    architecture: Literal[
-        "resnet10t", "resnet18", "resnet34", "resnet50", "vgg11_bn", "faceresnet", "iresnet50"
-    ] = "resnet10t"
-    """The backbone; its pooled features are what the checkpoint gives."""
-    stem: Literal["imagenet", "half", "full"] | None = None
-    """First layers of resnet18, 34 and 50: imagenet leaves a quarter of the side, half a half, and full,
-    for pictures of 32 pixels, all of it."""
-    init: str = "random"
-    """Weights to start from: a checkpoint (folder, file or Hub name), or random."""
-    size: int = 112
-    """Side in pixels of the views that the network sees."""
-    resolution: int = 112
-    """Side in pixels of the pictures that views are cut from; others are resized."""
-    license: str = "unknown"
-    """License written into the checkpoint."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "resolution"):
-            value = getattr(self, name)
-            require(16 <= value <= _LARGEST, name, value, f"give pixels in 16 ... {_LARGEST}")
-        if self.stem is not None and self.architecture not in ("resnet18", "resnet34", "resnet50"):
-            raise SettingError(f"stem={self.stem}: {self.architecture} has its own; leave it out")
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """What the architecture's builder takes."""
-        return {} if self.stem is None else {"stem": self.stem}
+_FIRST, _LAST = Step(0, 0.0, 0.0), Step(0, 1.0, 0.0)
 
 
 class PretrainSettings(Protocol):
@@ -103,7 +66,7 @@ class Drawn:
 
     Attributes:
         settings: how.
-        size: their side in pixels.
+        size: their side in pixels, in the end.
         count: how many.
     """
 
@@ -189,17 +152,14 @@ class _Pretraining:
         self.name, self.settings, self.drawn = name, settings, drawn
         self.device = resolve_device(run.device)
         training, aside = read_listing(settings.data, labelled=False)
+        start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
+        self.start, self.backbone = start, start.model
+        self._check_network()  # rather now than after all pictures are decoded
         self.crops = open_crops(training, network.resolution, settings.data, pin=self.device.type == "cuda")
         self.heldout = load_crops(aside, network.resolution)
         self.steps_per_epoch = len(self.crops) // run.batch_size
         if self.steps_per_epoch == 0:
             raise SettingError(f"batch_size={run.batch_size}: more than the {len(self.crops)} pictures")
-        start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
-        if network.stem is not None and start.sizes.get("stem", "imagenet") != network.stem:
-            raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
-        for small in {each.size for each in drawn} - {network.size}:
-            embedding_length(start.model, small)
-        self.start, self.backbone = start, start.model
         self._mean = torch.tensor(start.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(start.std, device=self.device).view(1, 3, 1, 1)
         self.objective = objective(start.dim)
@@ -208,7 +168,20 @@ class _Pretraining:
         if processes.world() > 1 and self.device.type == "cuda":  # gloo has none
             modules = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]
         self.modules = modules.to(memory_format=torch.channels_last)
-        self._curve: ROC | None = None
+        self.watch = Watch(self._features, self.heldout, self.crops, run)
+
+    def _check_network(self) -> None:
+        """Refuse a start of another kind, and views that the network does not take."""
+        network = self.settings.network
+        if network.stem is not None and self.start.sizes.get("stem", "imagenet") != network.stem:
+            raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
+        for drawn in self.drawn:
+            embedding_length(self.backbone, drawn.size)
+        try:
+            for drawn in self.drawn:
+                embedding_length(self.backbone, network.side(drawn.size, _FIRST))
+        except SettingError as error:
+            raise SettingError(f"start_size={network.start_size}: {error}") from error
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """(pictures,) of this process."""
@@ -225,10 +198,10 @@ class _Pretraining:
             views = random_views(
                 pictures.repeat(drawn.count, 1, 1, 1),
                 drawn.settings,
-                size=drawn.size,
+                size=self.settings.network.side(drawn.size, at),
                 generator=torch.default_generator,
             )
-            features += torch.split(self.backbone(self._input(255.0 * views)).float(), len(pictures))
+            features += torch.split(self._features(255.0 * views), len(pictures))
         metrics = dict(self.objective(features, at))
         with torch.no_grad():
             metrics["alignment"] = alignment(features[0], features[1])
@@ -236,36 +209,28 @@ class _Pretraining:
         return metrics
 
     def evaluate(self, at: Step) -> Scores:
-        """The spread of the features; where it is known who is on the held-out pictures, all their pairs."""
-        held = len(self.heldout) > 1  # one alone has no spread
-        if held:
-            pictures = self.heldout.pictures
-        else:
-            pictures, _, _ = next(iter(self.crops.batches([torch.arange(min(_WATCHED, len(self.crops)))])))
-        features = self._features(pictures)
-        if not features.isfinite().all():
-            raise TrainingError(
-                f"the features are no longer numbers after step {at.number}: start anew with a lower --lr"
-            )
-        embeddings = F.normalize(features)
-        values = {
-            "effective_rank": float(effective_rank(embeddings[:_WATCHED])),
-            "heldout_uniformity": float(uniformity(embeddings[:_WATCHED])),
-        }
-        self._curve = heldout_curve(embeddings, self.heldout.labels) if held else None
-        if self._curve is None:
-            return Scores(values)
-        scores = heldout_scores(self._curve)
-        return Scores({**values, **scores.values}, scores.genuine, scores.impostor)
+        """How the features lie, of pictures as large as the views of the moment."""
+        network = self.settings.network
+        return self.watch.scores(at, size=network.side(network.size, at))
 
     def export(self, folder: Path, scores: Scores) -> None:
         """A checkpoint of the backbone; with thresholds, if people were held out."""
-        data = self.settings.data.data
-        what = f"{self.heldout.classes} held-out people of {data.name}, {len(self.heldout)} pictures"
-        calibration = None if self._curve is None else calibrate(self._curve, what)
+        network = self.settings.network
+        calibration = self.watch.calibration(self.settings.data.data)
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
-        recipe = {"name": self.name, "settings": portable(self.settings), "heldout": dict(scores.values)}
-        config = self._config(calibration=calibration, threshold=threshold, recipe=recipe)
+        config = ModelConfig(
+            architecture=network.architecture,
+            embedding_dim=self.start.dim,
+            input_size=network.size,
+            color="rgb",
+            mean=self.start.mean,
+            std=self.start.std,
+            sizes=self.start.sizes,
+            license=network.license,
+            calibration=calibration,
+            threshold=threshold,
+            recipe={"name": self.name, "settings": portable(self.settings), "heldout": dict(scores.values)},
+        )
         save_checkpoint(folder, self.backbone, config)
         if self._export_head is not None:
             self._export_head(folder, self.objective)
@@ -284,37 +249,17 @@ class _Pretraining:
 
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing before the first step."""
-        views = " + ".join(f"{drawn.count} of {drawn.size} px" for drawn in self.drawn)
-        return (f"{len(self.crops)} pictures, views: {views}; {len(self.heldout)} others are held out",)
-
-    @torch.inference_mode()
-    def _features(self, pictures: Tensor) -> Tensor:
-        """(n, d) float32 on the CPU, of (n, 3, s, s) uint8."""
-        size = self.settings.network.size
-        precision = resolve_precision(self.settings.run.precision, self.device)
-        parts = []
-        for part in torch.split(pictures, _AT_ONCE):
-            x = part.to(self.device).float()
-            if x.shape[-1] != size:
-                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-                parts.append(self.backbone(self._input(x)).float().cpu())
-        return torch.cat(parts)
-
-    def _input(self, pixels: Tensor) -> Tensor:
-        """Pixels 0...255 as the network takes them."""
-        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-
-    def _config(self, **more: Any) -> ModelConfig:
         network = self.settings.network
-        return ModelConfig(
-            architecture=network.architecture,
-            embedding_dim=self.start.dim,
-            input_size=network.size,
-            color="rgb",
-            mean=self.start.mean,
-            std=self.start.std,
-            sizes=self.start.sizes,
-            license=network.license,
-            **more,
+        early, late = (
+            " + ".join(f"{drawn.count} of {network.side(drawn.size, at)} px" for drawn in self.drawn)
+            for at in (_FIRST, _LAST)
         )
+        change = "" if early == late else f"{early} until {100 * network.start_share:g} % of the run, then "
+        held = f"{len(self.heldout)} others are held out"
+        return (f"{len(self.crops)} pictures, views: {change}{late}; {held}",)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """(n, d) float32, of (n, 3, s, s) pixels 0...255."""
+        x = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.backbone(x)
+        return features.float()

@@ -41,7 +41,8 @@ from facekit.embed import resolve_device
 from facekit.image import find_images
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.memory import keep_freed_memory
-from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS, NetworkSettings
+from facekit.train.network import NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS
 from facekit.train.recipe import Recipe, Scores
 from facekit.train.recipes import bregman, simclr, swav, vcl
 from facekit.train.start import start_network

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from facekit.train.config import DataSettings, RunSettings
+from facekit.train.network import NetworkSettings
 from facekit.train.optim import build_optimizer
-from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS, NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS
 from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, swav, vcl
 from facekit.train.update import Update

@@ -28,7 +28,7 @@ from facekit.evaluate import roc_of_people
 from facekit.models.faceresnet import FaceResNet
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.loop import fit
-from facekit.train.pretrain import NetworkSettings
+from facekit.train.network import NetworkSettings
 from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, vcl
 

@@ -21,15 +21,8 @@ from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.heads import BregmanSubnetworks, ProjectionHead
 from facekit.train.losses import balance_loss, bregman_nt_xent, chance_level, nt_xent
-from facekit.train.pretrain import (
-    FACE_VIEWS,
-    SMALL_VIEWS,
-    Drawn,
-    NetworkSettings,
-    Objective,
-    pretraining,
-    through,
-)
+from facekit.train.network import NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS, Drawn, Objective, pretraining, through
 from facekit.train.recipe import Recipe, Step
 from facekit.train.views import ViewSettings
 from facekit.wholefile import replacing

@@ -19,7 +19,8 @@ from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.heads import ProjectionHead
 from facekit.train.losses import chance_level, nt_xent
-from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS, Drawn, NetworkSettings, pretraining, through
+from facekit.train.network import NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, SMALL_VIEWS, Drawn, pretraining, through
 from facekit.train.recipe import Recipe, Step
 from facekit.train.views import ViewSettings
 

@@ -20,7 +20,8 @@ from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.heads import ProjectionHead, Prototypes
 from facekit.train.losses import sinkhorn, swapped_prediction
-from facekit.train.pretrain import FACE_VIEWS, Drawn, NetworkSettings, pretraining, through
+from facekit.train.network import NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, Drawn, pretraining, through
 from facekit.train.recipe import Recipe, Step
 from facekit.train.statistics import assignment_entropy
 from facekit.train.views import ViewSettings

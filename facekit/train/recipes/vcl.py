@@ -20,7 +20,8 @@ from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.heads import GaussianHead
 from facekit.train.losses import beta_nt_xent, chance_level, gaussian_distance, gaussian_norm, nt_xent
-from facekit.train.pretrain import FACE_VIEWS, Drawn, NetworkSettings, pretraining
+from facekit.train.network import NetworkSettings
+from facekit.train.pretrain import FACE_VIEWS, Drawn, pretraining
 from facekit.train.recipe import Recipe, Step
 from facekit.train.views import ViewSettings
 
