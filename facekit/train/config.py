@@ -34,7 +34,7 @@ class DataSettings:
     """Folder with one folder of aligned face crops a person (where no labels are needed, with pictures in any
     folders or none); a CSV file with the columns path, identity and, if you like, split (train or heldout),
     with paths relative to it; MXNet RecordIO (.rec with .idx); or a .tar in WebDataset's layout (.cls holds
-    the person's number), or a folder of them."""
+    the person's number, and may be missing where no labels are needed), or a folder of them."""
     images: Path | None = None
     """Where the paths of the CSV start, if not beside it."""
     exclude: Path | None = None
@@ -67,8 +67,8 @@ class OptimSettings:
     """LARS (You et al. 2017) is for contrastive learning with thousands of pictures a batch."""
     lr: float = 1e-3
     """Learning rate of everything that starts from random weights."""
-    backbone_lr: float = 1e-4
-    """Learning rate of a backbone that starts from --init."""
+    backbone_lr: float | None = None
+    """Learning rate of a backbone that starts from --init; if not given, a tenth of --lr."""
     weight_decay: float = 5e-4
     """Decoupled decay of matrices and kernels."""
     schedule: Literal["cosine", "warm-restarts"] = "cosine"
@@ -79,12 +79,16 @@ class OptimSettings:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "backbone_lr"):
-            value = getattr(self, name)
+        for name, value in (("lr", self.lr), ("backbone_lr", self.trained_lr)):
             require(0 < value < math.inf, name, value, "give a number above 0")
         require(self.clip > 0, "clip", self.clip, "give a number above 0; inf does not clip")
         require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "give 0 or more")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "give a share of the run in [0, 1)")
+
+    @property
+    def trained_lr(self) -> float:
+        """Learning rate of what comes trained: in proportion to the other, whose scale the optimiser sets."""
+        return self.lr / 10 if self.backbone_lr is None else self.backbone_lr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,8 @@ class RunSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network; losses and heads are always fp32."""
+    """Of the network and its projection heads; losses, and heads that hold people or clusters, are always
+    fp32."""
     save_minutes: float = 5.0
     """At most this much work is lost by an interruption."""
 

@@ -88,8 +88,8 @@ def read_listing(settings: DataSettings, *, labelled: bool = True) -> tuple[List
     Args:
         settings: where, and what to keep aside.
         labelled: whether it has to be known who is on the pictures. If not, a folder may hold pictures in any
-            folders or none, a CSV needs no identities, and all may be of one person; a picture of which
-            nothing is known counts as a person by itself.
+            folders or none, a CSV needs no identities, a shard no ``.cls``, and all may be of one person; a
+            picture of which nothing is known counts as a person by itself.
 
     Returns:
         (training, held-out): no identity stands in both.
@@ -133,10 +133,14 @@ def open_source(data: Path, images: Path | None = None, *, labelled: bool = True
     """
     if data.is_dir():
         shards = sorted(path for path in data.glob("*.tar") if path.is_file() and not path.is_symlink())
-        return open_shards(shards) if shards else open_folder(data, labelled=labelled)
+        if shards:
+            return open_shards(shards, labelled=labelled)
+        return open_folder(data, labelled=labelled)
     if data.suffix == ".rec":
         return open_records(data)
-    return open_shards([data]) if data.suffix == ".tar" else open_csv(data, images, labelled=labelled)
+    if data.suffix == ".tar":
+        return open_shards([data], labelled=labelled)
+    return open_csv(data, images, labelled=labelled)
 
 
 def _every_nth(people: int, share: float) -> list[int]:

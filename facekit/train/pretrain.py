@@ -238,7 +238,7 @@ class _Pretraining:
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: a backbone that comes trained learns slower than its heads."""
         optim = self.settings.optim
-        slow = optim.lr if self.start.trained is None else optim.backbone_lr
+        slow = optim.lr if self.start.trained is None else optim.trained_lr
         backbone = list(self.backbone.parameters())
         known = set(backbone)
         heads = [parameter for parameter in self.modules.parameters() if parameter not in known]

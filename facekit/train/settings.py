@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
@@ -19,6 +20,7 @@ _LARGEST = 1 << 20  # characters of a file of settings
 _SOURCES = ("init", "distill")  # settings that may be a path, a name of the Hub, or a word
 _WORDS = ("random", "imagenet")
 _WITHOUT_EFFECT = {"run.out", "run.device", "run.save_minutes", "data.workers", "data.keep_gb"}
+_INFINITE = ("inf", "-inf")
 _HUGE = 1 << 1000  # floats end soon after, and whole numbers do not
 
 
@@ -30,7 +32,7 @@ def to_json(recipe: str, settings: Any) -> str:
         settings: its dataclass; paths are written in full, so that the file works from any folder.
     """
     table = _plain(_sources_as_paths(asdict(settings)), lambda path: str(path.absolute()))
-    return json.dumps({"recipe": recipe, "settings": table}, indent=2) + "\n"
+    return json.dumps({"recipe": recipe, "settings": table}, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(file: Path, recipe: str, kind: type[_Settings]) -> _Settings:
@@ -65,7 +67,7 @@ def changes(file: Path, now: str) -> list[str]:
     try:
         before, after = json.loads(file.read_text(encoding="utf-8")), json.loads(now)
         one, other = before["recipe"], after["recipe"]
-        old, new = _flat(before["settings"]), _flat(after["settings"])
+        old, new = _flat(_plain(before["settings"], str)), _flat(after["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f"{file}: not the settings of a run ({error}); give another --out") from error
     if one != other:
@@ -106,6 +108,9 @@ def _source(name: str, value: Any) -> Any:
 
 
 def _plain(value: Any, path: Any) -> Any:
+    """As JSON can hold it, which has no infinity: that is a text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, dict):
         return {name: _plain(part, path) for name, part in value.items()}
     return path(value) if isinstance(value, Path) else value
@@ -152,6 +157,8 @@ def _value(value: Any, kind: Any, where: str, default: Any = None) -> Any:
         return tuple(_value(part, one, where) for part, one in zip(value, get_args(kind), strict=True))
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is float and value in _INFINITE:
+        return float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _HUGE:
         return float(value)
     if type(value) is not kind:

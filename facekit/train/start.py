@@ -20,6 +20,7 @@ from facekit.models.convrec import ConvRec
 __all__ = ["Start", "embedding_length", "start_network"]
 
 _Triple = tuple[float, float, float]
+_OF_IMAGENET = ("convrec", "resnet50")  # architectures that torchvision's ResNet-50 fits
 _IMAGENET: tuple[_Triple, _Triple] = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
@@ -51,11 +52,11 @@ def start_network(
 
     Args:
         architecture: as :func:`facekit.models.build` knows it.
-        init: a checkpoint (folder, file or Hub name); for ``convrec`` also a file of torchvision's
-            ``resnet50`` or ``"imagenet"``, which fetches torchvision's; ``"random"``; None for ImageNet's
-            weights where they fit the architecture, and random ones else.
+        init: a checkpoint (folder, file or Hub name); for ``convrec`` and ``resnet50`` also a file of
+            torchvision's ``resnet50`` or ``"imagenet"``, which fetches torchvision's; ``"random"``; None for
+            ImageNet's weights for ``convrec``, and random ones else.
         size: side in pixels of its input.
-        sizes: the builder's arguments, where it does not start from a checkpoint.
+        sizes: the builder's arguments, where it starts from random weights.
 
     Raises:
         SettingError: the weights cannot be had, or are of another network.
@@ -65,13 +66,18 @@ def start_network(
         init = "imagenet" if architecture == "convrec" else "random"
     if init == "random":
         return _built(architecture, size, sizes or {})
-    trunk = _imagenet() if init == "imagenet" else _trunk_in(Path(init))
-    if trunk is not None:
+    trunk = None if init == "imagenet" else _trunk_in(Path(init))
+    if init == "imagenet" or trunk is not None:
+        if architecture not in _OF_IMAGENET:
+            fits = " and ".join(_OF_IMAGENET)
+            raise SettingError(
+                f"init={init}: a ResNet-50 of ImageNet fits {fits}, not {architecture}; "
+                f"give a checkpoint of {architecture}, or random"
+            )
         start = _built(architecture, size, {})
-        if not isinstance(start.model, ConvRec):
-            raise SettingError(f"init={init}: a ResNet-50 of ImageNet fits convrec, not {architecture}")
-        start.model.backbone.load_state_dict(trunk)
-        return Start(start.model, start.dim, start.sizes, start.model.backbone, *_IMAGENET)
+        trained = start.model.backbone if isinstance(start.model, ConvRec) else start.model
+        trained.load_state_dict(_imagenet() if trunk is None else trunk)
+        return Start(start.model, start.dim, start.sizes, trained, *_IMAGENET)
     found = load_checkpoint(init)
     if found.config.architecture != architecture or not isinstance(found.model, nn.Module):
         raise SettingError(f"init={init}: holds {found.config.architecture}, not {architecture}")

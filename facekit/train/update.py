@@ -127,8 +127,11 @@ class Update:
         now = min(self._micro_batch or size, size)
         fewer = max(2, now // 2)
         if not self._adapts or processes.world() > 1 or now == fewer:
-            remedy = f"give --micro-batch {fewer}" if now > fewer else "use a smaller network"
-            raise TrainingError(f"micro_batch={now}: out of memory ({reason.splitlines()[0]}); {remedy}")
+            smaller = "give a smaller --size, or use a smaller network"
+            remedy = f"give --micro-batch {fewer}" if now > fewer else smaller
+            raise TrainingError(
+                f"{now} pictures at a time: out of memory ({reason.splitlines()[0]}); {remedy}"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facekit.errors import FacekitError, TrainingError
+from facekit.train.config import DataSettings
+from facekit.train.data import read_listing
 from facekit.train.sources.shards import open_shards
 
 _LONG = "folder/" * 30 + "key.seg.jpg"
@@ -83,6 +85,29 @@ def test_archive_without_an_end_mark_is_read_and_reported(
 def test_shards_of_another_layout_are_refused(tmp_path: Path, files: dict[str, bytes], reason: str) -> None:
     with pytest.raises(TrainingError, match=reason):
         open_shards([_tar(tmp_path / "x.tar", files)])
+
+
+def test_where_no_labels_are_needed_each_picture_without_one_is_a_person_by_itself(tmp_path: Path) -> None:
+    first = _tar(tmp_path / "0.tar", {"0.jpg": b"one", "1.jpg": b"two", "2.jpg": b"three", "2.cls": b"7"})
+    second = _tar(tmp_path / "1.tar", {"0.jpg": b"four", "1.cls": b"7", "1.jpg": b"five"})
+    source = open_shards([first, second], labelled=False)
+    found = [source.read(row).getvalue() for row in range(5)]
+    assert found == [b"one", b"two", b"three", b"four", b"five"]
+    assert len(source.people) == len(set(source.people)) == 4
+    assert source.person[2] == source.person[4]
+    assert [source.people[int(who)] for who in source.person] == ["-1", "-2", "7", "-4", "7"]
+    with pytest.raises(TrainingError, match=r"'0' has a picture and no \.cls"):
+        open_shards([first, second])
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_recipes_without_labels_take_shards_without_them(folder: bool, tmp_path: Path) -> None:
+    shard = _tar(tmp_path / "0.tar", {f"{number:02d}.jpg": b"x" for number in range(20)})
+    settings = DataSettings(data=tmp_path if folder else shard, heldout=0.25)
+    training, aside = read_listing(settings, labelled=False)
+    assert (len(training), len(aside), aside.classes) == (15, 5, 5)
+    with pytest.raises(TrainingError, match=r"no \.cls beside it"):
+        read_listing(settings)
 
 
 @pytest.mark.parametrize("content", [b"\x1f\x8b" * 400, b"x", b"x" * 2000])

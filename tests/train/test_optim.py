@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facekit.train.config import OptimSettings
 from facekit.train.optim import cosine, decay_groups, progressive_margin, warm_restarts
 
 
@@ -49,6 +50,13 @@ def test_margin_and_scale_never_fall(a: float, b: float) -> None:
 
 def test_other_final_values_stretch_the_schedule() -> None:
     assert progressive_margin(1.0, scale=30.0, margin=0.2) == pytest.approx((30.0, 0.2))
+
+
+def test_what_comes_trained_learns_at_a_tenth_of_the_rate_whatever_the_optimiser() -> None:
+    """1e-4 is much under AdamW, and next to nothing beside LARS' rate of 1."""
+    assert OptimSettings().trained_lr == 1e-4
+    assert OptimSettings(optimizer="lars", lr=1.0).trained_lr == 0.1
+    assert OptimSettings(optimizer="lars", lr=1.0, backbone_lr=1e-4).trained_lr == 1e-4
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -32,7 +32,7 @@ from facekit.train.__main__ import main
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import read_listing
 from facekit.train.loop import fit
-from facekit.train.pretrain import NetworkSettings
+from facekit.train.network import NetworkSettings
 from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, swav, vcl
 from facekit.train.settings import from_json, portable
@@ -348,12 +348,31 @@ def test_stems_of_a_start_are_its_own(pictures: Path, tmp_path: Path) -> None:
     )
     save_checkpoint(folder, facekit.models.build("resnet18", stem="half"), config)
     how = {"architecture": "resnet18", "init": str(folder), "size": 32, "resolution": 48}
+    lars = OptimSettings(optimizer="lars", lr=1.2)
     for stem in ("half", None):
         network = NetworkSettings(stem=stem, **how)
-        simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
+        recipe = simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "optim": lars, "network": network}))
+        assert {group["name"]: group["lr"] for group in recipe.groups} == {"backbone": 0.12, "heads": 1.2}
     network = NetworkSettings(stem="full", **how)
     with pytest.raises(SettingError, match=r"stem=full: .*half has another; leave it out"):
         simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))
+
+
+def test_a_broken_picture_that_is_held_out_is_left_out_and_reported(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = sorted(pictures.glob("*.png"))
+    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:90])
+    rows = [f"{path},train" for path in paths[:20]] + [f"{path},heldout" for path in paths[20:23]]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["path,split", *rows, f"{tmp_path / 'broken.png'},heldout"]))
+    shared = _shared(pictures, tmp_path / "run")
+    shared["data"] = DataSettings(data=table, images=Path("/"))
+    recipe = simclr.build_recipe(simclr.SimCLRSettings(**shared))
+    assert "; 3 others are held out" in recipe.notes[0]
+    assert re.search(r"left out: .*broken\.png: damaged or cut short", caplog.text)
+    recipe.modules.eval()
+    assert all(np.isfinite(value) for value in recipe.evaluate(Step(1, 0.5, 1.0)).values.values())
 
 
 def test_schedules_are_those_of_the_settings(pictures: Path, tmp_path: Path) -> None:

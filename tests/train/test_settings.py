@@ -18,7 +18,7 @@ from facekit.train.augment import Augmentation
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import shuffled_rows
 from facekit.train.recipes.convrec import ConvRecSettings
-from facekit.train.settings import from_json, to_json
+from facekit.train.settings import changes, from_json, portable, to_json
 
 
 def _settings(tmp_path: Path) -> ConvRecSettings:
@@ -100,6 +100,19 @@ def test_bad_values_are_named(tmp_path: Path, change: dict[str, object], message
     with pytest.raises(SettingError, match=message) as caught:
         from_json(_file(tmp_path, json.dumps(table)), "convrec", ConvRecSettings)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_limit_settings_are_json_and_come_back(tmp_path: Path) -> None:
+    """Infinity is none of JSON's words; runs of earlier versions wrote it, and go on without a remark."""
+    settings = replace(_settings(tmp_path), optim=OptimSettings(clip=math.inf))
+    text = to_json("convrec", settings)
+    json.loads(text, parse_constant=lambda word: pytest.fail(word))
+    assert json.loads(text)["settings"]["optim"]["clip"] == portable(settings)["optim"]["clip"] == "inf"
+    assert from_json(_file(tmp_path, text), "convrec", ConvRecSettings) == settings
+    earlier = _file(tmp_path, text.replace('"clip": "inf"', '"clip": Infinity'))
+    assert from_json(earlier, "convrec", ConvRecSettings) == settings
+    assert changes(earlier, text) == []
+    assert changes(earlier, text.replace('"inf"', "5.0")) == ["goes on with optim.clip=5.0, which was inf"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"recipe": "convrec"}', '{"recipe": "x", "settings": {}}'])

@@ -59,8 +59,26 @@ def test_torchvisions_own_file_is_taken(imagenet: dict[str, Tensor], tmp_path: P
     torch.save(imagenet, tmp_path / "resnet50.pth")
     start = start_network("convrec", str(tmp_path / "resnet50.pth"), size=112)
     assert _holds(start.trained, imagenet)
-    with pytest.raises(SettingError, match="fits convrec, not faceresnet"):
+    with pytest.raises(SettingError, match="fits convrec and resnet50, not faceresnet; give a checkpoint"):
         start_network("faceresnet", str(tmp_path / "resnet50.pth"), size=112)
+
+
+def test_imagenet_is_not_fetched_for_what_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda *_, **__: pytest.fail("fetches"))
+    with pytest.raises(
+        SettingError, match=r"^init=imagenet: .* fits convrec and resnet50, not resnet10t; give"
+    ):
+        start_network("resnet10t", "imagenet", size=112)
+
+
+def test_imagenet_is_the_start_of_the_whole_resnet50(
+    imagenet: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda *_, **__: imagenet)
+    start = start_network("resnet50", "imagenet", size=64)
+    assert start.trained is start.model
+    assert _holds(start.model, imagenet)
+    assert (start.dim, start.mean[0]) == (2048, 123.675)
 
 
 def test_a_checkpoint_comes_trained_as_a_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:

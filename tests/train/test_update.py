@@ -89,6 +89,12 @@ def test_what_cannot_be_made_to_fit_is_one_line(micro_batch: int | None, remedy:
     with pytest.raises(TrainingError, match=remedy) as caught:
         _update(recipe, micro_batch=micro_batch)(next(recipe.batches(0, 0)), _START)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(
+        "2 pictures at a time" if micro_batch is None else "8 pictures at a time"
+    )
+    if micro_batch is None:  # probes end here, which have no such flag
+        assert "give a smaller --size" in str(caught.value)
+        assert "micro" not in str(caught.value)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

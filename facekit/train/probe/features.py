@@ -7,10 +7,11 @@ from torch import Tensor
 
 from facekit.train.probe.backbone import Backbone, Sees
 from facekit.train.probe.examples import Examples, decode
+from facekit.train.probe.progress import progress
 
 __all__ = ["Features", "Squares"]
 
-_AT_ONCE = 2048  # pictures decoded before they go through the network
+_AT_ONCE = 512  # pictures decoded before they go through the network
 _KEPT = 4 << 30  # bytes of decoded pictures; more are decoded whenever they are asked for
 
 
@@ -46,12 +47,15 @@ class Features:
         """
         sides = (0, 1) if mirrored else (0,)
         missing = rows[~self._known[rows][:, sides].all(1)]
-        for part in torch.split(missing, _AT_ONCE):
-            pictures = decode(self.examples, part, self.backbone.size)
-            for side in sides:
-                seen = pictures.flip(-1) if side else pictures
-                self._kept[side][part] = self.backbone.features(seen, self.sees).to(self._kept[side].dtype)
-                self._known[part, side] = True
+        with progress(f"features of {self.examples.name}", len(missing), "pictures") as bar:
+            for part in torch.split(missing, _AT_ONCE):
+                pictures = decode(self.examples, part, self.backbone.size)
+                for side in sides:
+                    seen = pictures.flip(-1) if side else pictures
+                    found = self.backbone.features(seen, self.sees)
+                    self._kept[side][part] = found.to(self._kept[side].dtype)
+                    self._known[part, side] = True
+                bar.update(len(part))
         return self._kept[sides[-1]][rows]
 
 

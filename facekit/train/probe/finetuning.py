@@ -59,7 +59,7 @@ class FineTuneSettings:
     weight_decay: float = 1e-2
     """Decoupled decay of matrices and kernels."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network while it learns; losses and heads are always fp32."""
+    """Of network and head while they learn; losses, and heads of identities and shapes, are always fp32."""
     views: ViewSettings = field(default_factory=_published_views)
     """What is learnt from; points are seen whole, with other colours."""
 

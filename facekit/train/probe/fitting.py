@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from facekit.errors import EvaluationError, TrainingError
+from facekit.train.probe.progress import progress
 from facekit.train.probe.tasks import Task
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.update import Update
@@ -96,18 +97,20 @@ def learn(recipe: Recipe, plan: Plan) -> tuple[Look, ...]:
     looks: list[Look] = []
     best: dict[str, Tensor] = {}
     losses: list[Tensor] = []
-    for number, batch in enumerate(islice(_batches(recipe), plan.steps)):
-        at = Step(number, number / plan.steps, number / recipe.steps_per_epoch)
-        for group, lr in zip(optimizer.param_groups, highest, strict=True):
-            group["lr"] = lr * recipe.lr_factor(at)
-        recipe.modules.train()
-        losses.append(torch.as_tensor(update(batch, at)["loss"]))
-        if number + 1 not in due:
-            continue
-        looks.append(_look(recipe, at, losses))
-        losses = []
-        if looks[-1].score > max((look.score for look in looks[:-1]), default=-math.inf) or not best:
-            best = {name: value.clone() for name, value in recipe.modules.state_dict().items()}
+    with progress("learning", plan.steps, "steps") as bar:
+        for number, batch in enumerate(islice(_batches(recipe), plan.steps)):
+            at = Step(number, number / plan.steps, number / recipe.steps_per_epoch)
+            for group, lr in zip(optimizer.param_groups, highest, strict=True):
+                group["lr"] = lr * recipe.lr_factor(at)
+            recipe.modules.train()
+            losses.append(torch.as_tensor(update(batch, at)["loss"]))
+            bar.update()
+            if number + 1 not in due:
+                continue
+            looks.append(_look(recipe, at, losses))
+            losses = []
+            if looks[-1].score > max((look.score for look in looks[:-1]), default=-math.inf) or not best:
+                best = {name: value.clone() for name, value in recipe.modules.state_dict().items()}
     recipe.modules.load_state_dict(best)
     recipe.modules.eval()
     return tuple(looks)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from facekit.errors import EvaluationError, SettingError, TrainingError
+from facekit.errors import EvaluationError, ImageError, SettingError, TrainingError
 from facekit.train.probe.backbone import open_backbone
+from facekit.train.probe.divergence import open_divergence
 from facekit.train.probe.examples import TEST, VALIDATION, Examples
 from facekit.train.probe.job import Job, ModeSettings, Trial
+from facekit.train.probe.neighbours import NeighbourSettings
 from facekit.train.probe.subsets import Labels, choose_labels
 from facekit.train.probe.table import Cell, read_cells, write_cell
 from facekit.train.probe.tasks import task_of
@@ -68,12 +70,16 @@ def run_work(work: Work) -> None:
 
     Raises:
         SettingError: nothing of it can be done.
+        CheckpointError: a network that cannot be opened, before anything is done.
+        ImageError: a picture that cannot be read.
         TrainingError: a set without pictures to choose or to test by, or a probe that diverges.
     """
+    for network in work.networks:  # rather now than after hours of others
+        _check_network(network, work)
     for examples in work.sets:
         _check(examples)
         for labels in work.labels:
-            choose_labels(examples, labels, seed=0)  # rather now than after hours of other sets
+            choose_labels(examples, labels, seed=0)
     done = {cell.key: cell for cell in read_cells(work.folder)}
     rank, world = work.share
     number = -1
@@ -89,11 +95,25 @@ def run_work(work: Work) -> None:
             raise EvaluationError(
                 f"{job.trial.examples.name} ({job.trial.examples.task}): {error}"
             ) from error
+        except ImageError as error:
+            raise ImageError(
+                f"{error} (or take it out of {job.trial.examples.name}: what leaves some pictures out is "
+                "another probe)",
+                path=error.path,
+            ) from error
         write_cell(work.folder, cell)
         instead = ", in the place of one with other settings" * (before is not None)
         _log.info("%s (%.0f s)%s", _line(cell), time.monotonic() - began, instead)
     if number < 0:
         raise SettingError("nothing to do: none of the networks can be probed like this, as is said above")
+
+
+def _check_network(network: Network, work: Work) -> None:
+    """Open it, and let it go again: all of them together may not fit into memory."""
+    open_backbone(network.source, size=network.size, seed=0, device=work.device)
+    for settings in work.modes:
+        if isinstance(settings, NeighbourSettings) and settings.divergence == "bregman":
+            open_divergence(network.source)
 
 
 def _check(examples: Examples) -> None:

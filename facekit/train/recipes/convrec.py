@@ -241,7 +241,7 @@ class _Training:
         fresh = [p for p in self.modules.parameters() if p not in trained]
         slow = [p for p in self.modules.parameters() if p in trained]
         return [
-            *decay_groups("backbone", slow, lr=optim.backbone_lr, weight_decay=optim.weight_decay),
+            *decay_groups("backbone", slow, lr=optim.trained_lr, weight_decay=optim.weight_decay),
             *decay_groups("fresh", fresh, lr=optim.lr, weight_decay=optim.weight_decay),
         ]
 

@@ -43,7 +43,7 @@ class ShardSource:
 
     Attributes:
         shards: the files.
-        people: numbers as text, in the order of the numbers.
+        people: numbers as text, in the order of the numbers; those below 0 are of pictures that come without.
         person: (n,) int64, index of ``people``.
         places: (n, 3) int64: shard, where the picture starts in it, its length.
         heldout: always None.
@@ -83,8 +83,12 @@ class ShardSource:
         return NamedBytes(content, name)
 
 
-def open_shards(shards: Sequence[Path]) -> ShardSource:
+def open_shards(shards: Sequence[Path], *, labelled: bool = True) -> ShardSource:
     """Find the pictures of the shards and whose they are, by the headers of all files in them.
+
+    Args:
+        shards: the files.
+        labelled: if not, the person's number may be missing: each such picture is a person by itself.
 
     Raises:
         TrainingError: not a plain tar file, damaged or cut short, or a picture without a person's number.
@@ -94,8 +98,8 @@ def open_shards(shards: Sequence[Path]) -> ShardSource:
     for number, shard in enumerate(shards):
         try:
             with shard.open("rb", buffering=0) as file:
-                for label, at, size in _samples(file):
-                    labels.append(label)
+                for label, at, size in _samples(file, labelled):
+                    labels.append(-1 - len(labels) if label is None else label)
                     places.append((number, at, size))
         except (OSError, ValueError) as error:
             raise TrainingError(f"{shard}: {error}; make or copy it anew, or leave it out") from error
@@ -130,8 +134,8 @@ def write_shard(path: Path, pictures: Iterable[tuple[int, str, bytes]]) -> None:
         ) from error
 
 
-def _samples(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
-    """(person, start, length) of each picture."""
+def _samples(file: IO[bytes], labelled: bool) -> Iterator[tuple[int | None, int, int]]:
+    """(person, start, length) of each picture; where nobody has to be named, the person may be None."""
     current, label, picture = "", None, None
     for name, at, size in _files(file):
         split = _SAMPLE.fullmatch(name)
@@ -140,7 +144,7 @@ def _samples(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
         key, suffix = split[1], split[2].lower()
         if key != current:
             if picture is not None:
-                yield _sample(current, label, picture)
+                yield _sample(current, label, picture, labelled)
             current, label, picture = key, None, None
         if suffix == "cls":
             label = _label(_read(file, at, min(size, 32)), name)
@@ -151,11 +155,13 @@ def _samples(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
                 raise ValueError(f"{name!r} has {size} bytes, more than {MAX_BYTES}")
             picture = at, size
     if picture is not None:
-        yield _sample(current, label, picture)
+        yield _sample(current, label, picture, labelled)
 
 
-def _sample(key: str, label: int | None, picture: tuple[int, int]) -> tuple[int, int, int]:
-    if label is None:
+def _sample(
+    key: str, label: int | None, picture: tuple[int, int], labelled: bool
+) -> tuple[int | None, int, int]:
+    if label is None and labelled:
         raise ValueError(f"{key!r} has a picture and no .cls beside it that says who it is")
     return label, *picture
 

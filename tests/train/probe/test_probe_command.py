@@ -268,6 +268,26 @@ def test_the_size_of_what_has_none_is_that_of_the_checkpoints(place: Path, tmp_p
     assert sizes("pixels", tiny, size=32) == [32, 32]
 
 
+def test_all_networks_are_opened_before_the_first_is_probed(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place, tmp_path, "probe", "knn", "pixels", "/none/such.pth", "--size", "16") == 2
+    assert "/none/such.pth: no such file or folder" in capsys.readouterr().err
+    assert not read_cells(tmp_path / "cells")
+
+
+def test_a_broken_picture_is_named_with_its_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_set(tmp_path / "tints", {"train": 3, "validation": 2, "test": 2}, made.tinted)
+    broken = tmp_path / "tints" / "test" / "lying" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert run(tmp_path, tmp_path / "out", "probe", "knn", "pixels", "--size", "16") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {broken}: damaged or cut short")
+    assert "replace the file (or take it out of tints: " in line
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
