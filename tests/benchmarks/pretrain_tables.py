@@ -69,7 +69,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     length = (
         "--size 112 --epochs 200 --batch-size 512"
         if full
-        else "--size 64 --epochs 4 --batch-size 128 --lr 1e-3"
+        else "--size 64 --epochs 3 --batch-size 64 --lr 1e-3"
     )
     commands = [
         [
@@ -94,14 +94,15 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     tuned = [["--first", "1627", "--seeds", "3"], ["--first", "8000", "--seeds", "3"]]
     if not full:
         tuned = [
-            ["--first", "1627", "--seeds", "2", "--epochs", "8", "--least-steps", "100"],
-            ["--first", "8000", "--seeds", "1", "--epochs", "2"],
+            ["--first", "1627", "--seeds", "2", "--epochs", "6", "--least-steps", "70"],
+            ["--first", "8000", "--seeds", "1", "--epochs", "1", "--least-steps", "60"],
         ]
     probes = [
         ["knn", "pixels", *networks, "--data", attributes, expressions, people],
         ["linear", *networks, "--data", attributes, "--first", "1627", "8000"],
-        ["linear", *networks, "--data", expressions, points, "--fraction", "0.1", "1.0", "--seeds", "1"],
         *(["finetune", *networks, "--data", attributes, *how] for how in tuned),
+        ["linear", *networks, "--data", expressions, "--fraction", "0.1", "1.0", "--seeds", "1"],
+        ["linear", *networks, "--data", points, "--seeds", "1"],
     ]
     _probe(probes, out, size, jobs)
 
