@@ -7,23 +7,20 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from facekit.errors import FacekitError, SettingError, TrainingError
+from facekit.errors import FacekitError, SettingError
 from facekit.train import processes
-from facekit.train.loop import fit
 from facekit.train.memory import keep_freed_memory
 from facekit.train.page import write_page
 from facekit.train.probe.command import probe
 from facekit.train.recipe import Recipe
 from facekit.train.recipes import bregman, convrec, simclr, swav, vcl
-from facekit.train.settings import changes, from_json, to_json
-from facekit.train.state import claimed, saved_step
-from facekit.wholefile import replacing
+from facekit.train.run import CONFIG, train
+from facekit.train.settings import from_json, to_json
 
 __all__ = ["main"]
 
@@ -34,9 +31,8 @@ _RECIPES: Mapping[str, tuple[Any, Callable[[Any], Recipe], Mapping[str, Callable
     "bregman": (bregman.BregmanSettings, bregman.build_recipe, bregman.PRESETS),
     "swav": (swav.SwAVSettings, swav.build_recipe, swav.PRESETS),
 }
-_CONFIG = "run.json"
 _ALSO = f"""
---config FILE takes the settings of another run ({_CONFIG} in its folder); flags beside it go first.
+--config FILE takes the settings of another run ({CONFIG} in its folder); flags beside it go first.
 --print-config prints all settings, and does nothing else.
 torchrun -m facekit.train ... trains with several processes, one a GPU.
 """
@@ -89,15 +85,8 @@ def _run(name: str, argv: Sequence[str]) -> int:
     if known.print_config:
         print(to_json(name, settings), end="")
         return 0
-    with processes.joined(settings.run.device), _place(settings.run.out):
-        kept, text = settings.run.out / _CONFIG, to_json(name, settings)
-        if kept.exists() and saved_step(settings.run.out / "state") is not None:
-            for line in changes(kept, text):
-                logging.info(line)
-        recipe = build(settings)
-        if processes.rank() == 0:
-            _keep(kept, text)
-        checkpoint = fit(recipe, settings.run, settings.optim)
+    with processes.joined(settings.run.device):
+        checkpoint = train(name, settings, build)
         if processes.rank() == 0:
             print(checkpoint)
     return 0
@@ -119,23 +108,9 @@ def _also(presets: Mapping[str, Any]) -> str:
     return line + _ALSO if presets else _ALSO
 
 
-def _place(out: Path) -> AbstractContextManager[None]:
-    """The run's folder, which the first process claims for all."""
-    return claimed(out) if processes.rank() == 0 else nullcontext()
-
-
 def _first() -> bool:
     """Whether this is the process that talks; ``torchrun`` says so before they have joined."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _keep(file: Path, text: str) -> None:
-    """Write the settings beside the run, whole or not at all."""
-    try:
-        with replacing(file) as stream:
-            stream.write(text.encode())
-    except OSError as error:
-        raise TrainingError(f"{file}: cannot be written ({error}); give another --out") from error
 
 
 if __name__ == "__main__":

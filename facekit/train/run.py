@@ -1,0 +1,81 @@
+"""A run in its folder: kept from others, its settings beside it; found again where it is finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from facekit.errors import TrainingError
+from facekit.train import processes
+from facekit.train.config import OptimSettings, RunSettings
+from facekit.train.loop import fit
+from facekit.train.recipe import Recipe
+from facekit.train.settings import changes, to_json
+from facekit.train.state import claimed, saved_step
+from facekit.wholefile import replacing
+
+__all__ = ["CONFIG", "train", "train_once"]
+
+CONFIG = "run.json"
+"""The settings of a run, in its folder."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Runnable(Protocol):
+    @property
+    def run(self) -> RunSettings: ...
+    @property
+    def optim(self) -> OptimSettings: ...
+
+
+_Settings = TypeVar("_Settings", bound=_Runnable)
+
+
+def train(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) -> Path:
+    """Run a recipe to its end, from its start or from where it was interrupted; all processes call this.
+
+    Args:
+        name: of the recipe.
+        settings: of the run, whose folder they name.
+        build: settings -> recipe.
+
+    Returns:
+        The folder of the finished checkpoint.
+    """
+    out, first = settings.run.out, processes.rank() == 0
+    place: AbstractContextManager[None] = claimed(out) if first else nullcontext()
+    with place:
+        kept, text = out / CONFIG, to_json(name, settings)
+        if kept.exists() and saved_step(out / "state") is not None:
+            for line in changes(kept, text):
+                _log.info(line)
+        recipe = build(settings)
+        if first:
+            _keep(kept, text)
+        return fit(recipe, settings.run, settings.optim)
+
+
+def train_once(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) -> Path:
+    """:func:`train`, for a run that another one needs first: nothing is done where it is finished."""
+    out = settings.run.out
+    checkpoint, kept = out / "checkpoint", out / CONFIG
+    there = (checkpoint / "config.json").is_file() and kept.is_file()
+    finished = there and not changes(kept, to_json(name, settings))
+    if processes.highest(int(not finished)):  # all are of one mind, whoever looked first
+        _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
+        return train(name, settings, build)
+    _log.info("%s: is finished", out)
+    return checkpoint
+
+
+def _keep(file: Path, text: str) -> None:
+    """Write the settings beside the run, whole or not at all."""
+    try:
+        with replacing(file) as stream:
+            stream.write(text.encode())
+    except OSError as error:
+        raise TrainingError(f"{file}: cannot be written ({error}); give another --out") from error
