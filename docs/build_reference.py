@@ -53,6 +53,9 @@ SECTIONS = {
         evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy evaluate.best_threshold""",
     "Vectors": """similarity similarity.cosine similarity.top_k similarity.pairs_above
         similarity.pair_blocks similarity.Index grouping.group_pairs""",
+    "Which pictures to learn from?": """likeness likeness.fit_clusters likeness.Clusters
+        likeness.fit_classifier likeness.Classifier selection selection.find_repeats
+        selection.within_quota selection.best""",
     "Pictures for people": """report.draw_faces report.contact_sheet report.save_picture report.Mark
         report.Panel""",
     "Errors": """errors errors.FacekitError errors.ImageError errors.NoFaceError errors.MultipleFacesError

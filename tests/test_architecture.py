@@ -19,7 +19,7 @@ LEVELS = [
     {"errors", "face", "wholefile"},
     {"image", "align", "quality", "similarity", "grouping", "evaluate", "models"}
     | {"policy", "prefetch", "vectorfile", "trash"},
-    {"checkpoint", "identify", "enrolment", "removal", "duplicates", "audit"},
+    {"checkpoint", "identify", "enrolment", "removal", "duplicates", "audit", "likeness", "selection"},
     {"detect", "embed", "threshold"},
     {"encode", "gallery"},
     {"recognition", "deduplication", "curation", "report", "train"},

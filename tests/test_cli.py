@@ -33,7 +33,7 @@ COMMANDS = [
     *(["demo"], ["verify"], ["embed"], ["evaluate"], ["calibrate"]),
     *(["gallery", name] for name in ("build", "search", "info")),
     *(["dedup", name] for name in ("plan", "apply", "undo")),
-    *(["data", name] for name in ("audit", "convert")),
+    *(["data", name] for name in ("audit", "convert", "select")),
     *(["model", name] for name in ("info", "convert", "export")),
 ]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import align, calibrate, data, dedup, demo, embed, evaluate, gallery, model, verify
+from facekit.cli import align, calibrate, data, dedup, demo, embed, evaluate, gallery, model, select, verify
 from facekit.errors import FacekitError
 from facekit.trash import shown
 
@@ -100,8 +100,11 @@ _COMMANDS: Any = (
     | _named("calibrate", calibrate.Calibrate)
     | _named(
         "data",
-        _named("align", align.Align) | _named("audit", data.Audit) | _named("convert", data.Convert),
-        "Training pictures: align, audit, convert.",
+        _named("align", align.Align)
+        | _named("audit", data.Audit)
+        | _named("convert", data.Convert)
+        | _named("select", select.Select),
+        "Training pictures: align, audit, convert, select.",
     )
     | _named(
         "model",

@@ -1,0 +1,194 @@
+"""What `facekit data select` is worth: ``selecting.py precision|pretrain --data DATA --out OUT``.
+
+DATA is the folder that holds ``faces/``, ``age_gender/`` and ``expressions/`` as archives. Both tables mix
+faces of CelebA, half and half, with others, and show the command some more of CelebA as its target.
+
+``precision``: how many of the half that it keeps are CelebA's, by both methods, on two mixtures. The hard one
+is with PubFig and Glint360k: other people in other photographs of the same kind, aligned alike. The easy one
+is with UTKFace (cut differently) and FER2013 (grey, 48 x 48). No person is in target and mixture.
+
+``pretrain``: what simclr learns from the whole mixture, from the selected half and from a random half, in as
+many epochs, that is the halves in half the steps; measured by attributes of CelebA with few labels.
+
+What is finished is found again when the command is repeated. ``--full`` takes all pictures, and for
+``pretrain`` a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+_METHODS = ("cluster", "classifier")
+_ARCHIVES = {
+    "faces": "faces/images.zip",
+    "age_gender": "age_gender/utkface_subset.zip",
+    "expressions": "expressions/fer2013_subset.zip",
+}
+Row = Mapping[str, str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("table", choices=("precision", "pretrain"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--checkpoint", help="makes the embeddings; the one that ships if not given")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    table = {"precision": precision, "pretrain": pretrain}[arguments.table]
+    table(arguments.data, arguments.out, arguments.full, arguments.checkpoint)
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")
+
+
+def precision(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
+    """Share of CelebA's among what is kept, for each mixture and method."""
+    pictures, rows = _unpack(data, out)
+    rng = random.Random(0)
+    celeba = _shuffled(rng, (row for row in rows if row["source"] == "celeba" and row["split"] == "train"))
+    people = _shuffled(rng, {row["identity"] for row in celeba})
+    shown = set(people[: len(people) // 2])
+    half, ours = (3500, 2000) if full else (350, 300)
+    target = [row["path"] for row in celeba if row["identity"] in shown][:ours]
+    like = [row["path"] for row in celeba if row["identity"] not in shown][:half]
+    _write(pictures / "target.csv", ["path"], ([path] for path in target))
+    others = {
+        "hard": _others(rng, half, *(_paths(rows, source) for source in ("pubfig", "glint"))),
+        "easy": _others(rng, half, _files(pictures, "age_gender"), _files(pictures, "expressions")),
+    }
+    lines = []
+    for name, unlike in others.items():
+        mixture = pictures / f"{name}.csv"
+        _write(mixture, ["path"], ([path] for path in _shuffled(rng, [*like, *unlike])))
+        for method in _METHODS:
+            chosen = select(mixture, pictures / "target.csv", out / name, method, checkpoint)
+            right = len(chosen & set(like)) / len(chosen)
+            lines.append([name, method, str(len(like)), str(len(unlike)), str(len(target)), f"{right:.3f}"])
+    _table(out / "precision", ["mixture", "method", "like", "unlike", "target", "precision"], lines)
+
+
+def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
+    """simclr on the whole mixture, the selected half and a random half; attributes by a linear head."""
+    pictures, rows = _unpack(data, out)
+    rng = random.Random(0)
+    number = {row["path"]: int(found[1]) for row in rows if (found := re.search(r"/ck_(\d+)\.", row["path"]))}
+    known = sorted(
+        (row for row in rows if row["attributes"] and row["path"] in number), key=lambda r: number[r["path"]]
+    )
+    _attributes(data, pictures, known, number)
+    labelled = [row["path"] for row in known if number[row["path"]] <= 1627]
+    hidden = {row["path"] for row in known}  # neither the labelled nor the tested are pre-trained on
+    free = [path for path in _paths(rows, "celeba") if path not in hidden]
+    foreign = [_paths(rows, "pubfig"), _paths(rows, "glint")]
+    foreign += [_files(pictures, "age_gender"), _files(pictures, "expressions")]
+    half = min(sum(map(len, foreign)), len(free)) if full else 3000
+    mixture = [*_shuffled(rng, free)[:half], *_others(rng, half, *foreign)]
+    _write(pictures / "whole.csv", ["path"], ([path] for path in _shuffled(rng, mixture)))
+    _write(pictures / "random.csv", ["path"], ([path] for path in _shuffled(rng, mixture)[:half]))
+    _write(pictures / "target.csv", ["path"], ([path] for path in labelled))
+    chosen = select(pictures / "whole.csv", pictures / "target.csv", out / "chosen", "cluster", checkpoint)
+    _write(pictures / "selected.csv", ["path"], ([path] for path in mixture if path in chosen))
+    print(f"{len(chosen & set(free)) / len(chosen):.3f} of the selected half are CelebA's")
+    length = "--size 112 --epochs 200 --batch-size 512" if full else "--size 64 --epochs 8 --batch-size 128"
+    runs = {name: out / f"simclr-{name}" for name in ("whole", "selected", "random")}
+    for name, folder in runs.items():
+        where = ["--data", str(pictures / f"{name}.csv"), "--out", str(folder)]
+        _run(["-m", "facekit.train", "simclr", *where, *length.split(), "--lr", "1e-3"])
+    networks = [f"{name}={folder / 'checkpoint'}" for name, folder in runs.items()]
+    asked = ["--data", f"attributes={pictures / 'attributes.csv'}", "--first", "1627", "8000"]
+    size = ["--size", "112" if full else "64", "--out", str(out / "probe")]
+    _run(["-m", "facekit.train", "probe", "linear", "untrained=scratch:resnet10t", *networks, *asked, *size])
+    _run(["-m", "facekit.train", "probe", "table", str(out / "probe"), "--out", str(out)])
+
+
+def select(mixture: Path, target: Path, out: Path, method: str, checkpoint: str | None) -> set[str]:
+    """The half that the command keeps; the embeddings stay in ``out`` for the next method."""
+    network = [] if checkpoint is None else ["--checkpoint", checkpoint]
+    how = ["--keep", "0.5", "--method", method, "--aligned", "--json"]
+    command = ["-m", "facekit", "data", "select", str(mixture), "--target", str(target), "--out", str(out)]
+    told = json.loads(_run([*command, *how, *network], read=True))
+    with Path(told["list"]).open(newline="") as file:
+        return {row["path"] for row in csv.DictReader(file)}
+
+
+def _unpack(data: Path, out: Path) -> tuple[Path, list[Row]]:
+    """The folder of all pictures, one a data set inside it, and the rows of faces/ with paths from there."""
+    pictures = out / "data"
+    for name, archive in _ARCHIVES.items():
+        if not (pictures / name / ".whole").exists():
+            with zipfile.ZipFile(data / archive) as packed:
+                packed.extractall(pictures / name)
+            (pictures / name / ".whole").touch()
+    with (data / "faces" / "index.csv").open(newline="") as file:
+        return pictures, [{**row, "path": f"faces/{row['path']}"} for row in csv.DictReader(file)]
+
+
+def _paths(rows: Iterable[Row], source: str) -> list[str]:
+    return [row["path"] for row in rows if row["source"] == source and row["split"] == "train"]
+
+
+def _files(pictures: Path, name: str) -> list[str]:
+    found = (path for path in (pictures / name).rglob("*.*") if path.suffix in (".webp", ".png", ".jpg"))
+    return sorted(path.relative_to(pictures).as_posix() for path in found)
+
+
+def _others(rng: random.Random, count: int, *sets: Sequence[str]) -> list[str]:
+    """So many of several sets, as evenly as these allow."""
+    chosen: list[str] = []
+    for left, paths in zip(range(len(sets), 0, -1), sorted(sets, key=len), strict=True):
+        chosen += _shuffled(rng, paths)[: (count - len(chosen)) // left]
+    return chosen
+
+
+def _attributes(data: Path, pictures: Path, known: Sequence[Row], number: Mapping[str, int]) -> None:
+    names = (data / "faces" / "attribute_names.txt").read_text().split()
+    splits = {8000: "train", 8500: "validation"}
+    lines = []
+    for row in known:
+        split = next((split for last, split in splits.items() if number[row["path"]] <= last), "test")
+        lines.append([row["path"], split, *row["attributes"]])
+    _write(pictures / "attributes.csv", ["path", "split", *names], lines)
+
+
+def _shuffled(rng: random.Random, items: Iterable) -> list:  # type: ignore[type-arg]
+    found = list(items)
+    if isinstance(items, (set, frozenset)):
+        found.sort()
+    rng.shuffle(found)
+    return found
+
+
+def _run(command: Sequence[str], *, read: bool = False) -> str:
+    print("$ python", " ".join(command), flush=True)
+    done = subprocess.run(
+        [sys.executable, *command], check=True, text=True, stdout=subprocess.PIPE if read else None
+    )
+    return done.stdout if read else ""
+
+
+def _table(out: Path, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    _write(out.with_suffix(".csv"), header, lines)
+    for line in [header, *lines]:
+        print("  ".join(f"{cell:<12}" for cell in line).rstrip())
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    beside = path.with_suffix(".part")
+    with beside.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    main()
