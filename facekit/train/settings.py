@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from facekit.checkpoint.load import is_on_hub
 from facekit.errors import SettingError
+from facekit.train.probe.examples import tasked
 
 __all__ = ["changes", "from_json", "portable", "to_json"]
 
 _Settings = TypeVar("_Settings")
 _LARGEST = 1 << 20  # characters of a file of settings
-_SOURCES = ("init", "distill")  # settings that may be a path, a name of the Hub, or a word
+_SOURCES = ("init", "distill", "teacher")  # settings that may be a path, a name of the Hub, or a word
+_SETS = "data"  # and that, where there may be several, are [TASK=]PATH
 _WORDS = ("random", "imagenet")
 _WITHOUT_EFFECT = {"run.out", "run.device", "run.save_minutes", "data.workers", "data.keep_gb"}
 _INFINITE = ("inf", "-inf")
@@ -107,13 +109,20 @@ def _source(name: str, value: Any) -> Any:
     return Path(value) if is_path else value
 
 
-def _plain(value: Any, path: Any) -> Any:
+def _plain(value: Any, path: Any, name: str = "") -> Any:
     """As JSON can hold it, which has no infinity: that is a text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _plain(part, path) for name, part in value.items()}
+        return {name: _plain(part, path, name) for name, part in value.items()}
+    if name == _SETS and isinstance(value, tuple):
+        return [_set(text, path) for text in value]
     return path(value) if isinstance(value, Path) else value
+
+
+def _set(text: str, path: Any) -> str:
+    task, place = tasked(text)
+    return f"{task}={path(place)}" if task else str(path(place))
 
 
 def _dataclass(table: Any, kind: Any, where: str, default: Any = None) -> Any:
@@ -151,6 +160,10 @@ def _value(value: Any, kind: Any, where: str, default: Any = None) -> Any:
         if value not in get_args(kind):
             raise SettingError(f"{where}: {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
         return value
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        if not isinstance(value, list):
+            raise SettingError(f"{where}: {value!r} is no list")
+        return tuple(_value(part, get_args(kind)[0], where) for part in value)
     if get_origin(kind) is tuple:
         if not isinstance(value, list) or len(value) != len(get_args(kind)):
             raise SettingError(f"{where}: {value!r} is no list of {len(get_args(kind))} values")

@@ -18,7 +18,7 @@ from facekit.errors import SettingError, TrainingError
 from facekit.train import processes
 from facekit.train.config import require
 from facekit.train.probe.backbone import PIXELS, SCRATCH
-from facekit.train.probe.examples import TASKS, Examples, TaskName
+from facekit.train.probe.examples import Examples, TaskName, tasked
 from facekit.train.probe.finetuning import FineTuneSettings
 from facekit.train.probe.frozen import LinearSettings
 from facekit.train.probe.job import ModeSettings
@@ -229,23 +229,12 @@ def _named(text: str) -> tuple[str, str]:
 def _sets(what: ProbeSettings) -> Iterator[Examples]:
     known: set[tuple[str, TaskName]] = set()
     for text in what.data:
-        task, path = _tasked(text)
+        task, path = tasked(text)
         examples = open_examples(path, task=task, layout=what.layout)
         which = (examples.name, examples.task)
         require(which not in known, "data", text, f"two sets are {which}; give one of them its own --out")
         known.add(which)
         yield examples
-
-
-def _tasked(text: str) -> tuple[TaskName | None, Path]:
-    """Task and path of ``[TASK=]PATH``."""
-    name, sign, path = text.partition("=")
-    for task in TASKS:
-        if sign and task == name:
-            return task, Path(path)
-    if sign and not Path(text).exists() and "/" not in name:
-        raise SettingError(f"data={text}: {name!r} is no task; there are {', '.join(TASKS)}")
-    return None, Path(text)
 
 
 def _show(folders: Sequence[Path], out: Path | None, *, order: Sequence[str] = ()) -> None:

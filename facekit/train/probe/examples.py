@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facekit.errors import ImageError, TrainingError
+from facekit.errors import ImageError, SettingError, TrainingError
 from facekit.image import ImageSource, load_image
 from facekit.prefetch import map_ahead
 
-__all__ = ["TASKS", "TEST", "TRAIN", "VALIDATION", "Examples", "Picture", "TaskName", "decode"]
+__all__ = ["TASKS", "TEST", "TRAIN", "VALIDATION", "Examples", "Picture", "TaskName", "decode", "tasked"]
 
 TaskName = Literal[
     "identities", "classes", "attributes", "landmarks", "affect", "action_units", "reconstruction"
@@ -68,7 +68,8 @@ class Examples:
     ======================= ================================ ==============================================
 
     Points are (x, y[, z]) in units of the side of the picture's square: (0, 0) is its upper left corner and
-    (1, 1) its lower right one; z has the same unit. Float targets that are not known are NaN.
+    (1, 1) its lower right one; z has the same unit. Float targets that are not known are NaN; a class that is
+    not known is -1.
 
     Attributes:
         name: of the set, for tables.
@@ -105,6 +106,21 @@ class Examples:
     def rows(self, split: int) -> Tensor:
         """(k,) int64: the rows of a split, in their order."""
         return (self.split == split).nonzero()[:, 0]
+
+
+def tasked(text: str) -> tuple[TaskName | None, Path]:
+    """Task and path of ``[TASK=]PATH``.
+
+    Raises:
+        SettingError: something else than a task in front.
+    """
+    name, sign, path = text.partition("=")
+    for task in TASKS:
+        if sign and task == name:
+            return task, Path(path)
+    if sign and not Path(text).exists() and "/" not in name:
+        raise SettingError(f"data={text}: {name!r} is no task; there are {', '.join(TASKS)}")
+    return None, Path(text)
 
 
 def decode(examples: Examples, rows: Tensor, size: int) -> Tensor:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facekit.embed import resolve_precision
 from facekit.errors import SettingError, TrainingError
+from facekit.train import processes
 from facekit.train.config import require
 from facekit.train.data import shuffled_rows
 from facekit.train.optim import cosine, decay_groups
@@ -21,16 +23,16 @@ from facekit.train.probe.examples import VALIDATION, Examples
 from facekit.train.probe.features import Squares
 from facekit.train.probe.fitting import Fitted, Plan, judged, learn, mirrored_targets, not_exported
 from facekit.train.probe.tasks import Task
-from facekit.train.recipe import Recipe, Step
+from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.views import ViewSettings, random_views
 
-__all__ = ["FineTuneSettings", "fine_tune"]
+__all__ = ["FineTuneSettings", "Labelled", "Tuning", "fine_tune", "published_views"]
 
 _POINTS = ("landmarks", "reconstruction")  # whose targets a crop would move
 _AT_ONCE = 256  # pictures decoded at a time, where nothing is learnt
 
 
-def _published_views() -> ViewSettings:
+def published_views() -> ViewSettings:
     """VCL's, of aligned faces."""
     return ViewSettings(
         area=(0.75, 1.0),
@@ -59,8 +61,9 @@ class FineTuneSettings:
     weight_decay: float = 1e-2
     """Decoupled decay of matrices and kernels."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of network and head while they learn; losses, and heads of identities and shapes, are always fp32."""
-    views: ViewSettings = field(default_factory=_published_views)
+    """Of network and head while they learn; losses, and heads of identities and of shapes, are always
+    fp32."""
+    views: ViewSettings = field(default_factory=published_views)
     """What is learnt from; points are seen whole, with other colours."""
 
     def __post_init__(self) -> None:
@@ -98,84 +101,171 @@ def fine_tune(
         raise SettingError(f"{backbone.source}: has no weights that could learn; probe it with knn or linear")
     if len(rows) < 2:
         raise TrainingError(f"{examples.name}: {len(rows)} pictures to learn from; batch norm needs two")
-    tuning = _Tuning(backbone, task, examples, rows, settings, seed)
-    per_epoch = tuning.recipe.steps_per_epoch
-    steps = max(settings.epochs * per_epoch, settings.least_steps)
+    labelled = Labelled.of(examples, rows, backbone.size)
+    batch_size = min(settings.batch_size, len(rows))
+    tuning = Tuning(backbone, task, labelled, settings.views, batch_size=batch_size, seed=seed)
+    steps = max(settings.epochs * tuning.steps_per_epoch, settings.least_steps)
+    recipe = Recipe(
+        modules=tuning.modules,
+        groups=decay_groups(
+            "all", tuning.modules.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        ),
+        steps_per_epoch=tuning.steps_per_epoch,
+        batches=tuning.batches,
+        lr_factor=lambda at: cosine(at.progress),
+        step=tuning.step,
+        evaluate=lambda at: tuning.judged(),
+        export=not_exported,
+    )
     precision = resolve_precision(settings.precision, backbone.device)
-    plan = Plan(steps, min(steps, settings.epochs), seed, backbone.device, precision)
-    looks = learn(tuning.recipe, plan)
+    looks = learn(recipe, Plan(steps, min(steps, settings.epochs), seed, backbone.device, precision))
     return Fitted(tuning.outputs, looks, max(looks, key=lambda look: look.score))
 
 
-class _Tuning:
-    """A copy of the network with its head, and the pictures that it learns from."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """The pictures of a set that are learnt from, and those that say when the network was best.
+
+    Attributes:
+        examples: the set.
+        rows: (k,) int64, whose labels are used.
+        squares: their pictures.
+        judges: (j,) int64, the rows for validation.
+        seen: their pictures.
+    """
+
+    examples: Examples
+    rows: Tensor
+    squares: Squares
+    judges: Tensor
+    seen: Squares
+
+    @classmethod
+    def of(cls, examples: Examples, rows: Tensor, size: int) -> Labelled:
+        """Decode them, as far as they fit into memory.
+
+        Args:
+            examples: the set.
+            rows: (k,) int64, whose labels are used.
+            size: side of the pictures in pixels.
+        """
+        judges = examples.rows(VALIDATION)
+        return cls(examples, rows, Squares(examples, rows, size), judges, Squares(examples, judges, size))
+
+
+class Tuning:
+    """A copy of a network with its head, and how both learn from labelled pictures.
+
+    Args:
+        backbone: the network; it stays as it is.
+        task: of the set.
+        labelled: what is learnt from.
+        views: how far what is seen may be from the pictures.
+        batch_size: pictures a step, over all processes; at most as many as there are.
+        seed: of head and order.
+
+    Attributes:
+        modules: ``backbone`` and ``head``, on the backbone's device.
+        mirrors: whether it can be told what mirrored pictures show.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
         task: Task,
-        examples: Examples,
-        rows: Tensor,
-        settings: FineTuneSettings,
+        labelled: Labelled,
+        views: ViewSettings,
+        *,
+        batch_size: int,
         seed: int,
     ) -> None:
-        self.backbone, self.task, self.examples, self.seed = backbone, task, examples, seed
-        self.views = replace(settings.views, flip=0.0)  # mirrored here, together with the targets
+        examples = labelled.examples
+        self.backbone, self.task, self.labelled = backbone, task, labelled
+        self._views = replace(views, flip=0.0)  # mirrored here, together with the targets
         if examples.task in _POINTS:
-            self.views = replace(self.views, area=(1.0, 1.0), aspect=1.0)
-        self.batch = min(settings.batch_size, len(rows))
-        self.flip = settings.views.flip
-        self.squares = Squares(examples, rows, backbone.size)
-        self.targets = examples.targets[rows]
-        self.mirrored = mirrored_targets(task, self.targets)
-        self.judges = examples.rows(VALIDATION)
-        self.seen = Squares(examples, self.judges, backbone.size)
+            self._views = replace(self._views, area=(1.0, 1.0), aspect=1.0)
+        self._batch_size, self._flip, self._seed = batch_size, views.flip, seed
+        self._targets = examples.targets[labelled.rows]
+        mirrored = mirrored_targets(task, self._targets)
+        self.mirrors = mirrored is not None
+        self._mirrored = self._targets if mirrored is None else mirrored
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             head = task.head(backbone.channels(task.sees), backbone.size)
         assert isinstance(backbone.network, nn.Module)
         self.modules = nn.ModuleDict({"backbone": copy.deepcopy(backbone.network), "head": head})
         self.modules.to(backbone.device).to(memory_format=torch.channels_last)
-        self.recipe = Recipe(
-            modules=self.modules,
-            groups=decay_groups(
-                "all", self.modules.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-            ),
-            steps_per_epoch=len(rows) // self.batch,
-            batches=self.batches,
-            lr_factor=lambda at: cosine(at.progress),
-            step=self.step,
-            evaluate=lambda at: judged(task, self._through(self.seen), self.judges),
-            export=not_exported,
-        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one pass over the labelled pictures."""
+        return len(self._targets) // self._batch_size
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, ...]]:
-        """(pictures, targets, targets of their mirror images)."""
-        for places in shuffled_rows(len(self.targets), self.batch, seed=self.seed, epoch=epoch)[skip:]:
-            mirrored = self.targets if self.mirrored is None else self.mirrored
-            yield self.squares.at(places), self.targets[places], mirrored[places]
+        """(pictures, targets, targets of their mirror images) of this process."""
+        order = shuffled_rows(len(self._targets), self._batch_size, seed=self._seed, epoch=epoch)
+        for batch in order[skip:]:
+            places = batch[processes.rank() :: processes.world()]
+            yield self.labelled.squares.at(places), self._targets[places], self._mirrored[places]
 
     def step(self, batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor | float]:
         """Draw a view of each picture, and compare what the head says of it with its target."""
-        pictures, targets, mirrored = batch
-        if self.mirrored is not None:
-            turned = (torch.rand(len(pictures)) < self.flip).to(pictures.device)
+        views, targets = self.drawn(*batch, size=self.backbone.size)
+        return {"loss": self.task.loss(self.forward(views), targets)}
+
+    def drawn(
+        self, pictures: Tensor, targets: Tensor, mirrored: Tensor, *, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """A random view of each picture, and the targets of what it shows.
+
+        Args:
+            pictures: (n, 3, s, s) uint8.
+            targets: (n, ...) of them.
+            mirrored: (n, ...) of their mirror images; not looked at where nobody can tell them.
+            size: side of the views in pixels.
+
+        Returns:
+            (n, 3, size, size) float32 in [0, 255]; (n, ...) targets.
+        """
+        if self.mirrors:
+            turned = (torch.rand(len(pictures)) < self._flip).to(pictures.device)
             pictures = torch.where(turned[:, None, None, None], pictures.flip(-1), pictures)
             targets = torch.where(turned.view(-1, *[1] * (targets.ndim - 1)), mirrored, targets)
-        views = random_views(pictures, self.views, size=self.backbone.size, generator=torch.default_generator)
-        return {"loss": self.task.loss(self._forward(255 * views), targets)}
+        views = random_views(pictures, self._views, size=size, generator=torch.default_generator)
+        return 255 * views, targets
 
-    def outputs(self, rows: Tensor) -> Tensor:
-        """Of the head, for some rows of the set."""
-        return self._through(Squares(self.examples, rows, self.backbone.size))
-
-    @torch.no_grad()
-    def _through(self, squares: Squares) -> Tensor:
-        self.modules.eval()
-        parts = torch.split(torch.arange(len(squares)), _AT_ONCE)
-        return torch.cat([self._forward(squares.at(part)).float().cpu() for part in parts])
-
-    def _forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor) -> Tensor:
+        """What the head makes of pictures in [0, 255]."""
         seen = look(self.modules["backbone"], self.backbone.normalised(pictures), self.task.sees)
         outputs: Tensor = self.modules["head"](seen)
         return outputs
+
+    def judged(self) -> Scores:
+        """The score of the validation pictures, of which more is better."""
+        return judged(self.task, self._through(self.labelled.seen), self.labelled.judges)
+
+    def outputs(self, rows: Tensor) -> Tensor:
+        """Of the head, for some rows of the set; on the CPU."""
+        return self._through(Squares(self.labelled.examples, rows, self.backbone.size))
+
+    @torch.no_grad()
+    def told(self, pictures: Tensor) -> Tensor:
+        """What the head says of pictures as they are, in evaluation mode.
+
+        Args:
+            pictures: (n, 3, s, s) uint8.
+
+        Returns:
+            (n, ...) float32 on the CPU.
+        """
+        self.modules.eval()
+        size = (self.backbone.size, self.backbone.size)
+        if pictures.shape[-2:] != size:
+            pictures = F.interpolate(
+                pictures.float(), size, mode="bilinear", antialias=True, align_corners=False
+            )
+        return self.forward(pictures).float().cpu()
+
+    def _through(self, squares: Squares) -> Tensor:
+        parts = torch.split(torch.arange(len(squares)), _AT_ONCE)
+        return torch.cat([self.told(squares.at(part)) for part in parts])

@@ -18,8 +18,8 @@ from PIL import Image
 from facekit.errors import SettingError
 from facekit.train.__main__ import main
 from facekit.train.probe.backbone import open_backbone
-from facekit.train.probe.command import ProbeSettings, _named, _networks, _tasked
-from facekit.train.probe.examples import Examples, Picture
+from facekit.train.probe.command import ProbeSettings, _named, _networks
+from facekit.train.probe.examples import Examples, Picture, tasked
 from facekit.train.probe.frozen import LinearSettings
 from facekit.train.probe.job import Job, Trial, _fingerprint
 from facekit.train.probe.layouts import open_examples
@@ -253,8 +253,8 @@ def test_names_and_sources(tmp_path: Path) -> None:
     assert _named("owner/name") == ("owner/name", "owner/name")
     (tmp_path / "a=b").mkdir()
     assert _named(str(tmp_path / "a=b")) == ("a=b", str(tmp_path / "a=b"))
-    assert _tasked("landmarks=x/y") == ("landmarks", Path("x/y"))
-    assert _tasked("x/y") == (None, Path("x/y"))
+    assert tasked("landmarks=x/y") == ("landmarks", Path("x/y"))
+    assert tasked("x/y") == (None, Path("x/y"))
 
 
 def test_the_size_of_what_has_none_is_that_of_the_checkpoints(place: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from facekit.errors import TrainingError
 from facekit.train.probe.examples import Examples
 from facekit.train.probe.metrics import Metric, accuracy, macro_f1
-from facekit.train.probe.tasks.known import scored
+from facekit.train.probe.tasks.known import mean_of_known, scored
 from facekit.train.probe.tasks.mirror import mirrored_names
 
 __all__ = ["Classes"]
@@ -41,8 +41,9 @@ class Classes:
         return nn.Linear(channels, len(self._examples.names))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
-        return F.cross_entropy(outputs.float(), targets)
+        """Cross-entropy of the known ones."""
+        errors = F.cross_entropy(outputs.float(), targets.clamp(min=0), reduction="none")
+        return mean_of_known(errors, targets >= 0)
 
     def scores(self, outputs: Tensor, rows: Tensor) -> dict[str, float]:
         """Of the class with the highest output."""
@@ -55,4 +56,5 @@ class Classes:
         opposite = mirrored_names(self._examples.names)
         if opposite is None:
             return torch.full(targets.shape, torch.nan, device=targets.device)
-        return torch.tensor(opposite, device=targets.device)[targets]
+        known = torch.tensor(opposite, device=targets.device)[targets.clamp(min=0)]
+        return torch.where(targets >= 0, known, targets)

@@ -44,8 +44,8 @@ class Task(Protocol):
 
         Args:
             outputs: of the head in training mode, any precision.
-            targets: (n, ...) rows of the examples' targets, on the same device. Unknown ones (NaN)
-                contribute exactly nothing.
+            targets: (n, ...) rows of the examples' targets, on the same device. Unknown ones (NaN, or
+                -1 of classes) contribute exactly nothing.
 
         Returns:
             A float32 scalar; 0, with a gradient of 0, where nothing is known.

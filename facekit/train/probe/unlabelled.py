@@ -1,0 +1,117 @@
+"""Pictures of which nothing is known: what each epoch draws of them, and the pseudo-labels that it learns."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facekit.errors import SettingError
+from facekit.train import processes
+from facekit.train.config import DataSettings
+from facekit.train.data import Crops, Listing, read_listing
+from facekit.train.losses.pseudo import NOT_SURE
+from facekit.train.probe.examples import Examples
+from facekit.train.sources.files import FileSource
+from facekit.train.stream import Stream
+
+__all__ = ["Unlabelled", "list_unlabelled"]
+
+_log = logging.getLogger(__name__)
+
+
+def list_unlabelled(data: Path, labelled: Examples) -> Listing:
+    """The pictures of a pile, without those that are in a labelled set.
+
+    Those of its test split would flatter the figures, and of the others more is known. Pictures in archives
+    have no file by which to compare them.
+
+    Args:
+        data: as for :class:`~facekit.train.config.DataSettings`; identities need not be known.
+        labelled: the set, with all its splits.
+
+    Raises:
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: data that cannot be understood.
+        SettingError: nothing is left.
+    """
+    listing, _ = read_listing(DataSettings(data=data, heldout=0.0), labelled=False)
+    source = listing.source
+    if not isinstance(source, FileSource):
+        return listing
+    known = {os.path.realpath(picture.path) for picture in labelled.pictures}
+    fresh = torch.tensor([os.path.realpath(source.read(row)) not in known for row in listing.rows.tolist()])
+    if not fresh.any():
+        raise SettingError(f"unlabelled={data}: all {len(fresh)} pictures are in the labelled sets")
+    if not fresh.all():
+        _log.info("%s: %d pictures are left out, as a labelled set has them", data, int((~fresh).sum()))
+    return Listing(source, listing.rows[fresh], listing.labels[fresh], listing.classes)
+
+
+class Unlabelled(nn.Module):
+    """The pictures, and pseudo-labels of those that an epoch draws; these are saved with the run.
+
+    All pictures have their turn before one comes again, in an order that the seed fixes.
+
+    Args:
+        crops: the pictures.
+        steps: in an epoch.
+        batch_size: pictures a step, over all processes.
+        columns: labels of a picture; None for one class each.
+        seed: of the order.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self, crops: Crops | Stream, *, steps: int, batch_size: int, columns: int | None, seed: int
+    ) -> None:
+        super().__init__()
+        self._crops, self._steps, self._batch_size, self._seed = crops, steps, batch_size, seed
+        shape = (steps, batch_size) if columns is None else (steps, batch_size, columns)
+        self.register_buffer("codes", torch.full(shape, NOT_SURE, dtype=torch.int32))
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def order(self, epoch: int) -> Sequence[Tensor]:
+        """Which pictures each batch of an epoch has, (batch_size,) int64 each."""
+        wanted = self._steps * self._batch_size
+        turn, start = divmod(epoch * wanted, len(self))
+        parts: list[Tensor] = []
+        while wanted > 0:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + turn)
+            part = torch.randperm(len(self), generator=generator)[start : start + wanted]
+            parts.append(part)
+            turn, start, wanted = turn + 1, 0, wanted - len(part)
+        return torch.split(torch.cat(parts), self._batch_size)
+
+    def relabel(self, epoch: int, label: Callable[[Tensor], Tensor]) -> None:
+        """Make the labels of an epoch; each process makes a part, and has all.
+
+        Args:
+            epoch: its number.
+            label: (n, 3, s, s) uint8 pictures -> (n, ...) int32 labels, :data:`NOT_SURE` or above.
+        """
+        own = slice(processes.rank(), None, processes.world())
+        made = torch.zeros_like(self.codes, device="cpu")  # of the others' pictures, which are added up
+        for step, (pictures, _, _) in enumerate(
+            self._crops.batches([rows[own] for rows in self.order(epoch)])
+        ):
+            made[step, own] = label(pictures).cpu() - NOT_SURE
+        self.codes.copy_(processes.total(made) + NOT_SURE)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(pictures, targets of a task) of this process; what is not sure is NaN, or a class of -1."""
+        own = slice(processes.rank(), None, processes.world())
+        order = [rows[own] for rows in self.order(epoch)[skip:]]
+        for step, (pictures, _, _) in enumerate(self._crops.batches(order), skip):
+            codes = self.codes[step, own].cpu()
+            if codes.ndim == 1:
+                yield pictures, codes.long()
+            else:
+                yield pictures, torch.where(codes == NOT_SURE, torch.nan, codes.float())

@@ -1,0 +1,320 @@
+"""Fine-tuning: a face task learnt from labels, some missing, and from what the network is sure of in a pile.
+
+Lee 2013, "Pseudo-Label"; as a part of fine-tuning: Zhou, Oliver, Wu, Zheng 2018, "When semi-supervised
+learning meets transfer learning", whose finding is that the gain shrinks with pre-training and grows with the
+domain gap. So the same run without the pile always comes first, and stands beside it in the table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from facekit.checkpoint import ModelConfig, save_checkpoint
+from facekit.embed import resolve_device
+from facekit.errors import SettingError, TrainingError
+from facekit.train import processes
+from facekit.train.best import BestMoment
+from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
+from facekit.train.losses.pseudo import ramp_up, sure_attributes, sure_classes
+from facekit.train.network import NetworkSettings
+from facekit.train.optim import decay_groups, rate_factor
+from facekit.train.probe.backbone import Backbone
+from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, tasked
+from facekit.train.probe.finetuning import Labelled, Tuning, published_views
+from facekit.train.probe.gain import write_gain
+from facekit.train.probe.joined import join_examples
+from facekit.train.probe.layouts import open_examples
+from facekit.train.probe.table import Cell, read_cells, write_cell
+from facekit.train.probe.tasks import Task, task_of
+from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
+from facekit.train.recipe import Recipe, Scores, Step
+from facekit.train.run import CONFIG, train_once
+from facekit.train.settings import changes, portable, to_json
+from facekit.train.start import Start, start_network
+from facekit.train.state import saved_step
+from facekit.train.stream import open_crops
+from facekit.train.views import ViewSettings
+from facekit.wholefile import replacing
+
+__all__ = ["FineTuningSettings", "build_recipe"]
+
+_NAME = "finetune"
+_SURE = {"attributes": sure_attributes, "classes": sure_classes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuningSettings:
+    """Learn a face task from labelled sets, and from pictures without labels by pseudo-labels."""
+
+    data: tuple[str, ...]
+    """[TASK=]PATH, one or several labelled sets of one task: attributes, classes, landmarks, affect,
+    action_units, reconstruction or identities. Of several sets of attributes or action units, those that a
+    set does not have are unknown in its pictures; elsewhere the names have to be the same."""
+    run: RunSettings
+    layout: str = "auto"
+    """How the sets lie on disk; if not given, it is recognised."""
+    optim: OptimSettings = field(
+        default_factory=lambda: OptimSettings(backbone_lr=1e-3, weight_decay=1e-2, warmup=0.0)
+    )
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    views: ViewSettings = field(default_factory=published_views)
+    """What is learnt from; points are seen whole, with other colours."""
+    unlabelled: Path | None = None
+    """Pictures without labels, for attributes or classes: a folder, CSV, RecordIO or tar shards, as for the
+    recipes without labels. The same run without them comes first, in the folder supervised of --out."""
+    threshold: float = 0.95
+    """Lowest probability of what the network takes for the label of a picture without one."""
+    weight: float = 1.0
+    """Weight of the loss of these labels, after its rise."""
+    ramp: tuple[float, float] = (0.1, 0.6)
+    """Shares of the run between which this weight rises from 0."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.data), "data", "", "name one or several sets")
+        require(0.5 <= self.threshold < 1, "threshold", self.threshold, "give a probability in [0.5, 1)")
+        require(0 <= self.weight < float("inf"), "weight", self.weight, "give 0 or more")
+        begin, end = self.ramp
+        remedy = "give two shares of the run in [0, 1], the lower one first"
+        require(0 <= begin <= end <= 1, "ramp", self.ramp, remedy)
+
+
+def build_recipe(settings: FineTuningSettings) -> Recipe:
+    """Everything of the recipe that the loop needs; with a pile, after the run without it.
+
+    Raises:
+        SettingError: settings that do not go together or do not fit the data.
+        TrainingError: data that cannot be understood.
+        EvaluationError: validation or test pictures in which nothing can be scored.
+    """
+    training = _Training(settings)
+    return Recipe(
+        modules=training.modules,
+        groups=training.groups(),
+        steps_per_epoch=training.tuning.steps_per_epoch,
+        batches=training.batches,
+        lr_factor=lambda at: rate_factor(settings.optim, at),
+        step=training.step,
+        evaluate=training.evaluate,
+        export=training.export,
+        notes=training.notes(),
+    )
+
+
+class _Training:
+    """The network, the sets and the pile of one run, and what is done with them."""
+
+    def __init__(self, settings: FineTuningSettings) -> None:
+        run, network = settings.run, settings.network
+        self.settings = settings
+        self.examples = _open(settings)
+        rows = self.examples.rows(TRAIN)
+        self.task = task_of(self.examples, rows)
+        if run.batch_size > len(rows):
+            raise SettingError(f"batch_size={run.batch_size}: more than the {len(rows)} training pictures")
+        listing = None
+        if settings.unlabelled is not None:
+            if self.examples.task not in _SURE:
+                raise SettingError(
+                    f"unlabelled={settings.unlabelled}: pseudo-labels are made of {' and '.join(_SURE)}, "
+                    f"not of {self.examples.task}; leave it out"
+                )
+            listing = list_unlabelled(settings.unlabelled, self.examples)
+            _train_supervised(settings)
+        torch.manual_seed(run.seed)
+        self.start = _start(network)
+        device = resolve_device(run.device)
+        backbone = Backbone(network.architecture, self.start.model, self._config(), device)
+        labelled = Labelled.of(self.examples, rows, network.resolution)
+        self.tuning = Tuning(
+            backbone, self.task, labelled, settings.views, batch_size=run.batch_size, seed=run.seed
+        )
+        _require_scored(self.tuning, self.task, self.examples)
+        self.modules = nn.ModuleDict(dict(self.tuning.modules.items()))
+        self.pile: Unlabelled | None = None
+        if listing is not None and settings.unlabelled is not None:
+            sizes = DataSettings(data=settings.unlabelled)
+            self.pile = Unlabelled(
+                open_crops(listing, network.resolution, sizes, pin=device.type == "cuda"),
+                steps=self.tuning.steps_per_epoch,
+                batch_size=run.batch_size,
+                columns=len(self.examples.names) if self.examples.task == "attributes" else None,
+                seed=run.seed,
+            )
+            self.modules["pile"] = self.pile
+        self._best = BestMoment(run.out / "best.safetensors")
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """(pictures, targets, targets of their mirror images) of this process; and the same of the pile."""
+        if epoch == skip == 0 and processes.rank() == 0:
+            self._best.forget()
+        labelled = self.tuning.batches(epoch, skip)
+        if self.pile is None:
+            yield from labelled
+            return
+        if skip == 0:  # else the run's state has those that this epoch began with
+            sure, threshold = _SURE[self.examples.task], self.settings.threshold
+            self.pile.relabel(epoch, lambda pictures: sure(self.tuning.told(pictures), threshold))
+        for known, (pictures, labels) in zip(labelled, self.pile.batches(epoch, skip), strict=True):
+            yield *known, pictures, labels, self.task.mirrored(labels) if self.tuning.mirrors else labels
+
+    def step(self, batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor | float]:
+        """Compare what the head says of a view of each picture with its target, and with its pseudo-label.
+
+        Both kinds of pictures go through the network together, so that its batch norms see in training what
+        they will count on later. As long as pseudo-labels have no weight, only the labelled ones do.
+        """
+        settings, size = self.settings, self.settings.network.side(self.settings.network.size, at)
+        views, targets = self.tuning.drawn(*batch[:3], size=size)
+        if self.pile is None:
+            return {"loss": self.task.loss(self.tuning.forward(views), targets)}
+        weight = settings.weight * ramp_up(at.progress, *settings.ramp)
+        guesses = batch[4]
+        confident = (~guesses.isnan() & (guesses >= 0)).float().mean()
+        guessed: Tensor | float = 0.0
+        if weight:
+            more, guesses = self.tuning.drawn(*batch[3:], size=size)
+            outputs = self.tuning.forward(torch.cat([views, more]))
+            guessed = self.task.loss(outputs[len(views) :], guesses)
+            outputs = outputs[: len(views)]
+        else:
+            outputs = self.tuning.forward(views)
+        known = self.task.loss(outputs, targets)
+        return {
+            "loss": known + weight * guessed,
+            "labelled_loss": known,
+            "pseudo_loss": guessed,
+            "pseudo_weight": weight,
+            "confident": confident,
+        }
+
+    def evaluate(self, at: Step) -> Scores:
+        """The figure by which models are chosen, on the validation pictures; the best one is kept."""
+        metric, score = self.task.metrics[0], self.tuning.judged().values["score"]
+        self._best.look(self.tuning.modules, at.number, score)
+        return Scores({f"validation_{metric.name}": score if metric.higher_is_better else -score})
+
+    def export(self, folder: Path, scores: Scores) -> None:
+        """Measure the chosen moment on the test pictures; its checkpoint, its head, and the table."""
+        step, score = self._best.restore(self.tuning.modules)
+        test, out = self.examples.rows(TEST), self.settings.run.out
+        figures = self.task.scores(self.tuning.outputs(test), test)
+        kept = {"name": _NAME, "settings": portable(self.settings), "test": figures}
+        save_checkpoint(folder, self.tuning.modules["backbone"], self._config(recipe=kept))
+        _save_head(folder, self.tuning.modules["head"], self.examples, self.task)
+        cell = Cell(
+            method="supervised" if self.pile is None else "pseudo-labels",
+            set=self.examples.name,
+            task=self.examples.task,
+            mode="finetune",
+            labels=str(len(self.examples.rows(TRAIN))),
+            seed=self.settings.run.seed,
+            metrics=self.task.metrics,
+            scores=figures,
+            settings={"chosen": {"at": step, "validation": score}},
+        )
+        write_cell(out / "cells", cell)
+        before = None if self.pile is None else _supervised_cell(out, cell)
+        tqdm.write(write_gain(out, before, cell))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups: a backbone that comes trained has a learning rate of its own."""
+        optim = self.settings.optim
+        rate = optim.lr if self.start.trained is None else optim.trained_lr
+        backbone, head = (self.tuning.modules[name].parameters() for name in ("backbone", "head"))
+        return [
+            *decay_groups("backbone", backbone, lr=rate, weight_decay=optim.weight_decay),
+            *decay_groups("head", head, lr=optim.lr, weight_decay=optim.weight_decay),
+        ]
+
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing before the first step."""
+        counts = [len(self.examples.rows(split)) for split in (TRAIN, VALIDATION, TEST)]
+        what = f"{self.examples.name}: {len(self.examples.names)} {self.examples.task}, "
+        sizes = "{} pictures to learn from, {} to choose by, {} to test with".format(*counts)
+        pile = () if self.pile is None else (f"{len(self.pile)} pictures without labels",)
+        return what + sizes, *_never_known(self.examples), *self.task.notes, *pile
+
+    def _config(self, **more: Any) -> ModelConfig:
+        network = self.settings.network
+        return ModelConfig(
+            architecture=network.architecture,
+            embedding_dim=self.start.dim,
+            input_size=network.size,
+            color="rgb",
+            mean=self.start.mean,
+            std=self.start.std,
+            sizes=self.start.sizes,
+            license=network.license,
+            **more,
+        )
+
+
+def _open(settings: FineTuningSettings) -> Examples:
+    sets = []
+    for text in settings.data:
+        task, path = tasked(text)
+        sets.append(open_examples(path, task=task, layout=settings.layout))
+    examples = join_examples(sets)
+    if not len(examples.rows(VALIDATION)):
+        raise TrainingError(f"{examples.name}: no validation pictures to choose by; mark some")
+    return examples
+
+
+def _start(network: NetworkSettings) -> Start:
+    start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
+    if network.stem is not None and start.sizes.get("stem", "imagenet") != network.stem:
+        raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
+    return start
+
+
+def _train_supervised(settings: FineTuningSettings) -> None:
+    """The run that a pile is compared with: the same without it, found again where it is finished."""
+    out = settings.run.out / "supervised"
+    alone = replace(settings, unlabelled=None, run=replace(settings.run, out=out))
+    if (out / CONFIG).exists() and saved_step(out / "state") is not None:
+        for line in changes(out / CONFIG, to_json(_NAME, alone)):
+            raise TrainingError(f"{out}: {line}; what is compared has to be alike: give another --out")
+    train_once(_NAME, alone, build_recipe)
+
+
+def _supervised_cell(out: Path, other: Cell) -> Cell:
+    alike = replace(other, method="supervised").key
+    found = [cell for cell in read_cells(out / "supervised" / "cells") if cell.key == alike]
+    if not found:
+        raise TrainingError(f"{out / 'supervised'}: its figures are gone; delete it and run again")
+    return found[0]
+
+
+def _require_scored(tuning: Tuning, task: Task, examples: Examples) -> None:
+    """Score anything, so that pictures which cannot be scored are found now and not at the end."""
+    generator = torch.Generator().manual_seed(0)
+    shape = tuning.told(tuning.labelled.seen.at(torch.zeros(1, dtype=torch.int64))).shape[1:]
+    for split in (VALIDATION, TEST):
+        rows = examples.rows(split)
+        task.scores(torch.randn(len(rows), *shape, generator=generator), rows)
+
+
+def _never_known(examples: Examples) -> tuple[str, ...]:
+    """A line, where something is not known of any training picture."""
+    if not examples.targets.is_floating_point() or examples.targets.ndim != 2:
+        return ()
+    unknown = examples.targets[examples.rows(TRAIN)].isnan().all(0)
+    names = [name for name, never in zip(examples.names, unknown.tolist(), strict=True) if never]
+    return (f"of no training picture it is known: {', '.join(names)}; it is not learnt",) if names else ()
+
+
+def _save_head(folder: Path, head: nn.Module, examples: Examples, task: Task) -> None:
+    """``head.safetensors``: the head's tensors, and in its metadata what its outputs are."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    metadata = {"task": examples.task, "names": json.dumps(examples.names), "sees": task.sees}
+    with replacing(folder / "head.safetensors") as stream:
+        stream.write(save(state, metadata))

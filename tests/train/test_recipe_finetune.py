@@ -1,0 +1,400 @@
+"""``python -m facekit.train finetune``: small runs with and without a pile, interrupted, and bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import facekit.models
+from facekit.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
+from facekit.errors import TrainingError
+from facekit.models.faceresnet import FaceResNet
+from facekit.train import log, loop, processes
+from facekit.train.__main__ import main
+from facekit.train.best import BestMoment
+from facekit.train.config import RunSettings
+from facekit.train.data import Crops
+from facekit.train.loop import fit
+from facekit.train.network import NetworkSettings
+from facekit.train.probe.table import read_cells
+from facekit.train.probe.unlabelled import Unlabelled
+from facekit.train.recipe import Recipe
+from facekit.train.recipes.finetune import FineTuningSettings, build_recipe
+from facekit.train.settings import portable
+
+_DOCS = Path(facekit.__file__).parent.parent / "docs" / "few-labels.md"
+_SPLITS = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**sizes: Any) -> FaceResNet:
+        small = {"widths": (8, 16), "depths": (1, 1), "stem_width": 8, "embedding_dim": 12}
+        return FaceResNet(**(sizes or small))
+
+    known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
+    monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
+    monkeypatch.setattr(loop, "write_page", lambda folder: folder)  # takes longer than the run
+    monkeypatch.setattr(log, "_board", lambda folder, done: None)
+
+
+def _draw(path: Path, *, warm: int, bright: int, generator: np.random.Generator) -> None:
+    tint = np.array([40, 0, -40]) * (1 if warm else -1) + (45 if bright else -45)
+    pixels = 128 + tint + generator.normal(0, 15, (16, 16, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of attributes that share one name, one of classes, one of points, and a pile."""
+    folder = tmp_path_factory.mktemp("sets")
+    generator = np.random.default_rng(0)
+    tables: dict[str, list[str]] = {
+        "a": ["path,split,warm,bright"],
+        "b": ["path,split,bright,cold"],
+        "c": ["path,split,label"],
+        "p": ["path,split,x_left_eye,y_left_eye,x_right_eye,y_right_eye"],
+    }
+    for name, lines in tables.items():
+        for number, split in enumerate(_SPLITS):
+            warm, bright = number % 2, number // 2 % 2
+            path = f"{name}/{number:02d}.png"
+            _draw(folder / path, warm=warm, bright=bright, generator=generator)
+            said = {
+                "a": f"{warm},{bright}",
+                "b": f"{bright},{1 - warm}",
+                "c": ("cold", "warm")[warm],
+                "p": f"{3 + warm},5,{12 - warm},5",
+            }
+            lines.append(f"{path},{split},{said[name]}")
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    for number in range(20):
+        warm, bright = number % 2, number // 2 % 2
+        _draw(folder / "pile" / f"{number}.png", warm=warm, bright=bright, generator=generator)
+    return folder
+
+
+def _run(out: Path, *argv: str) -> int:
+    common = ["--architecture", "faceresnet", "--size", "16", "--resolution", "16", "--device", "cpu"]
+    common += ["--precision", "fp32", "--batch-size", "8", "--epochs", "2", "--lr", "0.003"]
+    try:
+        return main(["finetune", *common, *argv, "--out", str(out)])
+    except SystemExit as ended:  # what the flags' parser refuses by itself
+        return int(ended.code or 0)
+
+
+def _settings(place: Path, out: Path, **more: Any) -> FineTuningSettings:
+    return FineTuningSettings(
+        data=(f"attributes={place / 'a.csv'}",),
+        run=RunSettings(out=out, epochs=2, batch_size=4, device="cpu", precision="fp32"),
+        network=NetworkSettings(architecture="faceresnet", size=16, resolution=16),
+        **more,
+    )
+
+
+def _with_pile(place: Path, out: Path, **more: Any) -> FineTuningSettings:
+    how = {"unlabelled": place / "pile", "threshold": 0.5, "ramp": (0.0, 0.5), **more}
+    return _settings(place, out, **how)
+
+
+def _events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def test_two_sets_that_share_a_name_train_together(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [f"attributes={place / name}.csv" for name in "ab"]
+    assert _run(tmp_path, "--data", *sets, "--epochs", "6") == 0
+    shown = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() in shown
+    (cell,) = read_cells(tmp_path / "cells")
+    assert (cell.set, cell.method, cell.labels) == ("a + b", "supervised", "32")
+    assert set(cell.scores) == {"macro_f1", "accuracy"}
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.config.recipe["name"] == "finetune"
+    assert checkpoint.config.recipe["settings"]["data"] == ["attributes=a.csv", "attributes=b.csv"]
+    with safe_open(tmp_path / "checkpoint" / "head.safetensors", "pt") as file:
+        assert file.metadata() == {
+            "task": "attributes",
+            "names": '["warm", "bright", "cold"]',
+            "sees": "vector",
+        }
+    epochs = _events(tmp_path, "epoch")
+    best = max(epoch["validation_macro_f1"] for epoch in epochs)
+    first = next(epoch for epoch in epochs if epoch["validation_macro_f1"] == best)
+    assert cell.settings["chosen"] == {"at": first["step"], "validation": best}
+
+
+def test_the_lines_of_the_page_give_predictions(place: Path, tmp_path: Path) -> None:
+    """Those of the test pictures, as they were measured."""
+    assert _run(tmp_path, "--data", f"attributes={place / 'a.csv'}", "--epochs", "2") == 0
+    (code,) = re.findall(r"```python\n(.*?)```", _DOCS.read_text(), flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code.replace("runs/attributes", str(tmp_path)), found)  # the page's own lines
+    tested = [number for number, split in enumerate(_SPLITS) if split == "test"]
+    crops = [np.asarray(Image.open(place / "a" / f"{number:02d}.png")) for number in tested]
+    told = found["predict"](torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)) > 0
+    truth = torch.tensor([[number % 2, number // 2 % 2] for number in tested]) == 1
+    (cell,) = read_cells(tmp_path / "cells")
+    assert found["names"] == ["warm", "bright"]
+    assert float((told == truth).float().mean()) == pytest.approx(cell.scores["accuracy"])
+
+
+@pytest.mark.parametrize("table", ["c", "p"])
+def test_other_tasks(place: Path, tmp_path: Path, table: str) -> None:
+    assert _run(tmp_path, "--data", str(place / f"{table}.csv")) == 0
+    (cell,) = read_cells(tmp_path / "cells")
+    assert cell.task == {"c": "classes", "p": "landmarks"}[table]
+    head = load_file(tmp_path / "checkpoint" / "head.safetensors")
+    assert len(head["weight" if table == "c" else "locate.weight"]) == 2
+
+
+def test_with_a_pile_the_run_without_it_stands_beside(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--data", f"classes={place / 'c.csv'}", "--unlabelled", str(place / "pile"))
+    words += ("--threshold", "0.6", "--epochs", "4")
+    assert _run(tmp_path, *words) == 0
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if "finetune" in line]
+    assert set(rows) == {"supervised", "pseudo-labels"}
+    document = json.loads((tmp_path / "table.json").read_text())
+    alone, both = (read_cells(tmp_path / folder / "cells")[0] for folder in ("supervised", "."))
+    assert document["gain"] == pytest.approx(both.scores["accuracy"] - alone.scores["accuracy"])
+    assert document["verdict"] in table
+    steps = [_events(tmp_path / folder, "epoch")[-1]["step"] for folder in ("supervised", ".")]
+    assert steps[0] == steps[1]
+    epochs = _events(tmp_path, "epoch")
+    assert len(epochs) == 4
+    assert all(0 <= epoch["confident"] <= 1 for epoch in epochs)
+    assert epochs[0]["pseudo_weight"] < epochs[-1]["pseudo_weight"]
+    began = (tmp_path / "supervised" / "log.jsonl").stat().st_mtime_ns
+    assert _run(tmp_path, *words) == 0  # all is done: nothing is trained anew
+    assert (tmp_path / "supervised" / "log.jsonl").stat().st_mtime_ns == began
+    assert (tmp_path / "table.md").read_text() == table
+    assert _run(tmp_path, *words, "--weight-decay", "0.5") == 2
+    assert "goes on with optim.weight_decay=0.5, which was 0.01; what is compared" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the pile
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return {
+        f"{file}.{name}": tensor
+        for file in ("model", "head")
+        for name, tensor in load_file(folder / f"{file}.safetensors").items()
+    }
+
+
+def _same(one: Path, other: Path) -> bool:
+    first, second = _weights(one), _weights(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_pile_without_weight_changes_nothing(place: Path, tmp_path: Path) -> None:
+    settings = _with_pile(place, tmp_path, weight=0.0)
+    checkpoint = fit(build_recipe(settings), settings.run, settings.optim)
+    assert _same(checkpoint, tmp_path / "supervised" / "checkpoint")
+    settings = _with_pile(place, tmp_path / "heard")
+    checkpoint = fit(build_recipe(settings), settings.run, settings.optim)
+    assert _same(tmp_path / "supervised" / "checkpoint", tmp_path / "heard" / "supervised" / "checkpoint")
+    assert not _same(checkpoint, tmp_path / "supervised" / "checkpoint")
+
+
+@pytest.mark.parametrize("after", [2, 4, 6])  # within an epoch of four steps, and at its end
+def test_an_interrupted_run_learns_the_same_pseudo_labels(place: Path, tmp_path: Path, after: int) -> None:
+    settings = _with_pile(place, tmp_path / "whole")
+    whole = fit(build_recipe(settings), settings.run, settings.optim)
+    settings = _with_pile(place, tmp_path / "parts")
+    recipe, steps = build_recipe(settings), 0
+
+    def step(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == after:
+            signal.raise_signal(signal.SIGTERM)
+        return recipe.step(*arguments)
+
+    interrupted = Recipe(**{name: getattr(recipe, name) for name in Recipe.__slots__} | {"step": step})
+    with pytest.raises(KeyboardInterrupt):
+        fit(interrupted, settings.run, settings.optim)
+    resumed = build_recipe(settings)
+    fit(resumed, settings.run, settings.optim)
+    assert _same(whole, tmp_path / "parts" / "checkpoint")
+    one, other = (_events(tmp_path / name, "epoch") for name in ("whole", "parts"))
+    assert [epoch["confident"] for epoch in one] == [epoch["confident"] for epoch in other]
+
+
+def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(place: Path, tmp_path: Path) -> None:
+    settings = _with_pile(place, tmp_path, threshold=0.55)
+    recipe = build_recipe(settings)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    batches = recipe.batches
+
+    def watched(epoch: int, skip: int) -> Iterator[tuple[Tensor, ...]]:
+        network = {name: value.clone() for name, value in recipe.modules.state_dict().items()}
+        for batch in batches(epoch, skip):
+            recipe.modules.eval()
+            now = recipe.modules.state_dict()
+            kept = {name: value.clone() for name, value in now.items()}
+            recipe.modules.load_state_dict({**network, "pile.codes": kept["pile.codes"]})
+            x = (batch[3].float() - 127.5) / 127.5
+            with torch.no_grad():
+                chance = recipe.modules["head"](recipe.modules["backbone"](x)).sigmoid()
+            recipe.modules.load_state_dict(kept)
+            seen.append((chance, batch[4], batch[5]))
+            yield batch
+
+    fit(replace(recipe, batches=watched), settings.run, settings.optim)
+    assert len(seen) == 8
+    for chance, labels, mirrored in seen:
+        sure = torch.maximum(chance, 1 - chance) >= 0.55
+        expected = torch.where(sure, (chance >= 0.5).float(), torch.nan)
+        torch.testing.assert_close(labels, expected, equal_nan=True)
+        torch.testing.assert_close(mirrored, labels, equal_nan=True)  # none of the names has a side
+    shares = [epoch["confident"] for epoch in _events(tmp_path, "epoch")]
+    measured = torch.stack([(~labels.isnan()).float().mean() for _, labels, _ in seen]).view(2, 4).mean(1)
+    assert shares == pytest.approx(measured.tolist(), abs=1e-6)
+
+
+def _numbered(count: int) -> Crops:
+    pictures = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
+    return Crops(pictures, torch.zeros(count, dtype=torch.int64), 1, torch.arange(count))
+
+
+def test_every_picture_has_its_turn() -> None:
+    pile = Unlabelled(_numbered(10), steps=3, batch_size=4, columns=None, seed=0)
+    drawn = torch.cat([rows for epoch in range(5) for rows in pile.order(epoch)])
+    assert len(drawn) == 60
+    for turn in torch.split(drawn, 10):
+        assert sorted(turn.tolist()) == [*range(10)]
+    assert not torch.equal(drawn[:10], drawn[10:20])
+
+
+def test_processes_share_the_work_and_have_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def label(pictures: Tensor) -> Tensor:
+        number = pictures[:, 0, 0, 0].int()
+        return torch.where(number % 3 == 0, -1, number)
+
+    def codes(rank: int, world: int, total: Callable[[Tensor], Tensor]) -> Tensor:
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        monkeypatch.setattr(processes, "world", lambda: world)
+        monkeypatch.setattr(processes, "total", total)
+        pile = Unlabelled(_numbered(10), steps=3, batch_size=4, columns=None, seed=0)
+        pile.relabel(2, label)
+        for step, (pictures, labels) in enumerate(pile.batches(2, 0)):
+            assert torch.equal(pictures[:, 0, 0, 0].long(), pile.order(2)[step][rank::world])
+            assert torch.equal(labels, pile.codes[step, rank::world].long())
+        return pile.codes.clone()
+
+    parts: list[Tensor] = []
+    codes(0, 2, lambda part: parts.append(part) or part)  # type: ignore[func-returns-value]
+    both = codes(1, 2, lambda part: parts[0] + part)
+    assert torch.equal(both, codes(0, 1, lambda part: part))
+    assert (both == -1).any()
+
+
+# ---------------------------------------------------------------- the best moment
+
+
+def test_the_first_of_the_best_moments_is_kept(tmp_path: Path) -> None:
+    best, weight = BestMoment(tmp_path / "out" / "best.safetensors"), nn.Linear(1, 1)
+
+    def look(step: int, score: float) -> None:
+        with torch.no_grad():
+            weight.weight.fill_(step)
+        best.look(weight, step, score)
+
+    for step, score in ((1, -np.inf), (2, 0.5), (3, 0.7), (4, 0.7), (5, 0.6)):
+        look(step, float(score))
+    assert best.restore(weight) == (3, 0.7)
+    assert weight.weight.item() == 3
+    look(2, 0.1)  # the steps since the last save are done again: 3 is still to come
+    assert best.restore(weight) == (2, 0.1)
+    best.forget()
+    with pytest.raises(TrainingError, match="is gone"):
+        best.restore(weight)
+    (tmp_path / "out" / "best.safetensors").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match="not of this run"):
+        best.look(weight, 1, 0.0)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("attributes={}/a.csv", "--threshold", "0.4"), "threshold=0.4: give a probability in [0.5, 1)"),
+        (("attributes={}/a.csv", "--threshold", "1"), "threshold=1.0: give a probability"),
+        (("attributes={}/a.csv", "--weight", "-1"), "weight=-1.0: give 0 or more"),
+        (("attributes={}/a.csv", "--ramp", "0.6", "0.1"), "ramp=(0.6, 0.1): give two shares"),
+        (("attributes={}/c.csv",), "holds no labels for attributes, only for: classes"),
+        (("smiles={}/a.csv",), "'smiles' is no task"),
+        (("attributes={}/blank.csv",), "holds no labels for attributes"),
+        (("attributes={}/a.csv", "classes={}/c.csv"), "labels for attributes and for classes"),
+        (("attributes={}/a.csv", "--batch-size", "17"), "batch_size=17: more than the 16 training pictures"),
+        (("attributes={}/a.csv", "--unlabelled", "{}/empty"), "empty"),
+        (("attributes={}/a.csv", "--unlabelled", "{}/a"), "all 24 pictures are in the labelled sets"),
+        (("{}/p.csv", "--unlabelled", "{}/pile"), "made of attributes and classes, not of landmarks"),
+        (("attributes={}/a.csv", "--init", "{}/other"), "holds resnet10t, not faceresnet"),
+        (("attributes={}/a.csv", "--stem", "half"), "stem=half"),
+        (("attributes={}/one.csv",), "there is no F1"),
+    ],
+)
+def test_bad_input_gets_a_line(
+    argv: tuple[str, ...], said: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "empty").mkdir(exist_ok=True)
+    text = (place / "a.csv").read_text()
+    (place / "blank.csv").write_text(re.sub(r"[01],[01]$", ",", text, flags=re.MULTILINE))
+    (place / "one.csv").write_text(re.sub(r"test,[01],[01]$", "test,0,0", text, flags=re.MULTILINE))
+    if not (place / "other").exists():
+        grey = (127.5, 127.5, 127.5)
+        config = ModelConfig("resnet10t", 512, 32, "rgb", grey, grey)
+        save_checkpoint(place / "other", facekit.models.build("resnet10t"), config)
+    assert _run(tmp_path, "--data", *(word.format(place) for word in argv)) == 2
+    assert said in " ".join(re.sub(r"[│╭╰─╮╯]", " ", capsys.readouterr().err).split())
+    assert not (tmp_path / "supervised").exists()
+
+
+def test_settings_come_back_from_their_file(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert (
+        _run(tmp_path, "--data", "attributes=a.csv", "b.csv", "--unlabelled", "pile", "--print-config") == 0
+    )
+    text = capsys.readouterr().out
+    assert json.loads(text)["settings"]["data"] == [f"attributes={place / 'a.csv'}", str(place / "b.csv")]
+    (tmp_path / "run.json").write_text(text)
+    assert main(["finetune", "--config", str(tmp_path / "run.json"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+    table = json.loads(text)
+    table["settings"]["data"] = "a.csv"
+    (tmp_path / "run.json").write_text(json.dumps(table))
+    assert main(["finetune", "--config", str(tmp_path / "run.json"), "--print-config"]) == 2
+    assert "data: 'a.csv' is no list" in capsys.readouterr().err
+    assert portable(_settings(place, tmp_path))["data"] == ["attributes=a.csv"]
