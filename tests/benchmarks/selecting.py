@@ -92,7 +92,7 @@ def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
     free = [path for path in _paths(rows, "celeba") if path not in hidden]
     foreign = [_paths(rows, "pubfig"), _paths(rows, "glint")]
     foreign += [_files(pictures, "age_gender"), _files(pictures, "expressions")]
-    half = min(sum(map(len, foreign)), len(free)) if full else 3000
+    half = min(sum(map(len, foreign)), len(free), len(free) if full else 3000)
     mixture = [*_shuffled(rng, free)[:half], *_others(rng, half, *foreign)]
     _write(pictures / "whole.csv", ["path"], ([path] for path in _shuffled(rng, mixture)))
     _write(pictures / "random.csv", ["path"], ([path] for path in _shuffled(rng, mixture)[:half]))
