@@ -51,6 +51,8 @@ SECTIONS = {
         evaluate.VerificationReport evaluate.confidence_intervals evaluate.Intervals evaluate.bootstrap
         evaluate.evaluate_search evaluate.SearchReport evaluate.identities evaluate.roc
         evaluate.roc_of_people evaluate.ROC evaluate.kfold_accuracy evaluate.best_threshold""",
+    "Which labels are likely right?": """label_noise label_noise.clean_probability label_noise.fit_losses
+        label_noise.LossMixture""",
     "Vectors": """similarity similarity.cosine similarity.top_k similarity.pairs_above
         similarity.pair_blocks similarity.Index grouping.group_pairs""",
     "Which pictures to learn from?": """likeness likeness.fit_clusters likeness.Clusters

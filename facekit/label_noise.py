@@ -1,14 +1,19 @@
-"""Which labels are likely right: a network loses little where picture and label agree, much where they do not.
+"""Which labels are likely right, by what a network that learns from them loses on each picture.
 
-Networks learn what most labels say before they learn wrong ones by heart, so that early in training the losses
-of the pictures fall into two heaps. DivideMix (Li et al. 2020, section 3.1) fits a mixture of two normal
-distributions to them and takes the posterior of the lower one for the probability that a label is clean; C2D
-(Zheltonozhskii et al. 2022) does so from a self-supervised start. Their fit is made firm here in three ways:
+Networks learn what most labels say before they learn wrong ones by heart, so that early in training the
+losses of the pictures fall into two heaps. DivideMix (Li et al. 2020, section 3.1) fits a mixture of two
+normal distributions to them and takes the posterior of the lower one for the probability that a label is
+clean; C2D (Zheltonozhskii et al. 2022) does so from a self-supervised start. Their fit is changed here:
 
 * a handful of huge losses does not squeeze all others together: see :func:`_fences`;
-* the start is the best split into two intervals, not a random one: the same losses give the same answer;
-* two normal distributions cross twice, so that the lowest or the highest losses would change sides; beyond the
-  turning point the posterior stays what it is there, and is never higher for a higher loss.
+* it starts from the best split into two intervals and from four others, not from random ones, and takes the
+  likeliest end: the same losses give the same answer, and few wrong labels are found as many are;
+* each variance has a part of the pooled one (Friedman 1989, "Regularized discriminant analysis", eq. 16),
+  because losses of right labels are skewed: a distribution as narrow as their bulk calls their tail wrong;
+* it goes on until the likelihood stands still, for as long as the means stay apart. Stopped at a change of
+  1e-2, it misses a fifth of the wrong labels where they are 80 % of all;
+* two normal distributions cross twice, so that the lowest or the highest losses would change sides. Beyond
+  the turning point the posterior stays what it is there, and is never higher for a higher loss.
 """
 
 from __future__ import annotations
@@ -24,14 +29,13 @@ from facekit.errors import SettingError
 __all__ = ["LossMixture", "clean_probability", "fit_losses"]
 
 _FLOOR = 5e-4  # added to variances, in units of the squared range: DivideMix's reg_covar
+_POOLED = 0.1  # of each variance is that of both
 _TOLERANCE = 1e-6  # of the mean log-likelihood, between two steps
 _STEPS = 1000
-_POINTS = (
-    1 << 14
-)  # losses that are fitted: evenly spaced ones of the sorted, which are distributed as all are
-_TAIL = (
-    0.01  # of the losses on either side, which may not stretch the range to more than three times the rest's
-)
+_STARTS = (0.1, 0.5, 0.9, 0.99)  # shares of the lower losses that are taken for right at first
+_APART = 1.0  # deviations; heaps with closer means lie inside one another, and neither is of right labels
+_POINTS = 1 << 14  # losses that are fitted: every k-th of the sorted, which are distributed as all are
+_TAIL = 0.01  # of the losses, on either side, which may not stretch the range of the others at will
 _ROUNDING = 1e-6  # of the largest loss: float32 cannot tell closer ones apart
 _LARGEST = 1e300  # so that differences stay finite
 _REACH = 100.0  # deviations from both means beyond which nothing changes any more
@@ -57,14 +61,13 @@ class LossMixture:
 
         sqrt(2) (m1 - m0) / sqrt(s0^2 + s1^2): Ashman, Bird & Zepf 1994, "Detecting bimodality", section 4.
         """
-        apart = self.means[1] - self.means[0]
-        return 0.0 if apart == 0 else float(np.sqrt(2) * apart / np.hypot(*self.deviations))
+        return _separation(self.means, self.deviations)
 
     def clean_probability(self, losses: ArrayLike) -> NDArray[np.float64]:
         """How likely each label is right: the posterior of the lower distribution, made monotone.
 
-        The log-odds of two normal distributions are a parabola. They fall between the two means, and turn to the
-        left of both or to the right of both, by which of the two is wider; what lies beyond counts as the turn.
+        The log-odds of two normal distributions are a parabola. They fall between the two means, and turn
+        left of both or right of both, by which of the two is wider; what lies beyond counts as the turn.
 
         Args:
             losses: (n,), finite.
@@ -97,12 +100,12 @@ class LossMixture:
 def clean_probability(losses: ArrayLike) -> NDArray[np.float64]:
     """How likely the label of each picture is right, from what a network loses on it.
 
-    There should be pictures of both kinds. Where no label is wrong, the upper part of the one heap is taken for
-    wrong; :attr:`LossMixture.separation` tells. The order is that of the losses in any case.
+    There should be pictures of both kinds. Where no label is wrong, the upper part of the one heap is taken
+    for wrong; :attr:`LossMixture.separation` tells. The order is that of the losses in any case.
 
     Args:
-        losses: (n,) finite, of any sign and scale, all measured by the same network; before it knows wrong labels
-            by heart, and without augmentation.
+        losses: (n,) finite, of any sign and scale; all by the same network, without augmentation, and before
+            it knows wrong labels by heart.
 
     Returns:
         (n,) in [0, 1], never higher for a higher loss; 1 for all where the losses are equal.
@@ -127,13 +130,12 @@ def fit_losses(losses: ArrayLike) -> LossMixture:
     if high - low <= _ROUNDING * max(abs(low), abs(high)):
         return LossMixture((1.0, 0.0), (low, low), (0.0, 0.0))
     step = -(-len(ordered) // _POINTS)
-    scaled = (np.clip(ordered[step // 2 :: step], low, high) - low) / (high - low)
-    shares, means, variances = _fit(scaled)
-    first, second = np.argsort(means, kind="stable")
+    fit = _fit((np.clip(ordered[step // 2 :: step], low, high) - low) / (high - low))
+    means, deviations = low + fit.means * (high - low), np.sqrt(fit.variances) * (high - low)
     return LossMixture(
-        (float(shares[first]), float(shares[second])),
-        (float(low + means[first] * (high - low)), float(low + means[second] * (high - low))),
-        (float(np.sqrt(variances[first]) * (high - low)), float(np.sqrt(variances[second]) * (high - low))),
+        (float(fit.shares[0]), float(fit.shares[1])),
+        (float(means[0]), float(means[1])),
+        (float(deviations[0]), float(deviations[1])),
     )
 
 
@@ -146,8 +148,8 @@ def _checked(losses: ArrayLike) -> NDArray[np.float64]:
     if bad.any():
         row = int(bad.argmax())
         raise SettingError(
-            f"losses: {int(bad.sum()):,} of {len(values):,} are no finite numbers, number {row} is {values[row]};"
-            " leave these pictures out"
+            f"losses: {int(bad.sum()):,} of {len(values):,} are no finite numbers, such as {values[row]}"
+            f" at {row}; leave these pictures out"
         )
     return values
 
@@ -155,10 +157,10 @@ def _checked(losses: ArrayLike) -> NDArray[np.float64]:
 def _fences(ordered: NDArray[np.float64]) -> tuple[float, float]:
     """The range in which losses count as they are; what lies outside counts as its end.
 
-    DivideMix scales by the least and the largest loss. One loss that is a hundred times the others' then leaves
-    them all within one hundredth of the range, where the floor of the variances makes them one heap. Here 1 % on
-    either side may stretch the range of the others by its own width at most: far enough to be a heap of their
-    own, if wrong labels are that few.
+    DivideMix scales by the least and the largest loss. One loss that is a hundred times the others' then
+    leaves them all within one hundredth of the range, where the floor of the variances makes them one heap.
+    Here 1 % on either side may stretch the range of the others by its own width at most: far enough to be a
+    heap of their own, if wrong labels are that few.
     """
     if not len(ordered):
         return 0.0, 0.0
@@ -170,27 +172,53 @@ def _fences(ordered: NDArray[np.float64]) -> tuple[float, float]:
     return float(max(ordered[0], low - width)), float(min(ordered[-1], high + width))
 
 
-def _fit(
-    ordered: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Shares, means and variances, (2,) each, of sorted values from 0 to 1."""
-    first = np.arange(len(ordered)) < _split(ordered)
-    belongs = np.stack([first, ~first]).astype(np.float64)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parameters:
+    """Of both distributions, (2,) each."""
+
+    shares: NDArray[np.float64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+
+def _fit(ordered: NDArray[np.float64]) -> _Parameters:
+    """The likeliest of the fits to sorted values from 0 to 1."""
+    sizes = [_split(ordered), *(max(1, int(start * len(ordered))) for start in _STARTS)]
+    return max((_climb(ordered, size) for size in sizes), key=lambda fit: fit[0])[1]
+
+
+def _climb(ordered: NDArray[np.float64], size: int) -> tuple[float, _Parameters]:
+    """Expectation maximisation from a start: how many values are the lower. Mean log-likelihood and fit."""
+    first = np.arange(len(ordered)) < size
+    found = _maximise(ordered, np.stack([first, ~first]).astype(np.float64))
     before = -np.inf
     for _ in range(_STEPS):
-        sizes = belongs.sum(1) + 10 * np.finfo(np.float64).eps
-        shares = sizes / sizes.sum()
-        means = (belongs @ ordered) / sizes
-        away = (ordered - means[:, None]) ** 2
-        variances = (belongs * away).sum(1) / sizes + _FLOOR
-        logs = np.log(shares / np.sqrt(2 * np.pi * variances))[:, None] - away / (2 * variances[:, None])
+        away = (ordered - found.means[:, None]) ** 2 / (2 * found.variances[:, None])
+        logs = np.log(found.shares / np.sqrt(2 * np.pi * found.variances))[:, None] - away
         each = np.logaddexp(logs[0], logs[1])
-        belongs = np.exp(logs - each)
         likelihood = float(each.mean())
-        if likelihood - before < _TOLERANCE:
+        if abs(likelihood - before) < _TOLERANCE:  # pooling may lower it at first
             break
         before = likelihood
-    return shares, means, variances
+        further = _maximise(ordered, np.exp(logs - each))
+        if _separation(further.means, np.sqrt(further.variances)) < _APART:
+            break
+        found = further
+    return likelihood, found
+
+
+def _maximise(values: NDArray[np.float64], belongs: NDArray[np.float64]) -> _Parameters:
+    """The parameters of distributions to which the values belong with these probabilities, (2, n)."""
+    sizes = belongs.sum(1) + 10 * np.finfo(np.float64).eps
+    shares = sizes / sizes.sum()
+    means = (belongs @ values) / sizes
+    variances = (belongs * (values - means[:, None]) ** 2).sum(1) / sizes
+    return _Parameters(shares, means, (1 - _POOLED) * variances + _POOLED * (shares @ variances) + _FLOOR)
+
+
+def _separation(means: ArrayLike, deviations: ArrayLike) -> float:
+    (low, high), (first, second) = np.asarray(means), np.asarray(deviations)
+    return 0.0 if low == high else float(np.sqrt(2) * (high - low) / np.hypot(first, second))
 
 
 def _split(ordered: NDArray[np.float64]) -> int:

@@ -17,7 +17,7 @@ PACKAGE = Path(facekit.__file__).parent
 
 LEVELS = [
     {"errors", "face", "wholefile"},
-    {"image", "align", "quality", "similarity", "grouping", "evaluate", "models"}
+    {"image", "align", "quality", "similarity", "grouping", "label_noise", "evaluate", "models"}
     | {"policy", "prefetch", "vectorfile", "trash"},
     {"checkpoint", "identify", "enrolment", "removal", "duplicates", "audit", "likeness", "selection"},
     {"detect", "embed", "threshold"},

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import tyro
 
-from facekit.cli import align, calibrate, data, dedup, demo, embed, evaluate, gallery, model, select, verify
+from facekit.cli import (
+    align,
+    audit,
+    calibrate,
+    data,
+    dedup,
+    demo,
+    embed,
+    evaluate,
+    gallery,
+    model,
+    select,
+    verify,
+)
 from facekit.errors import FacekitError
 from facekit.trash import shown
 
@@ -101,7 +114,7 @@ _COMMANDS: Any = (
     | _named(
         "data",
         _named("align", align.Align)
-        | _named("audit", data.Audit)
+        | _named("audit", audit.Audit)
         | _named("convert", data.Convert)
         | _named("select", select.Select),
         "Training pictures: align, audit, convert, select.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from facekit.errors import TrainingError
+from facekit.train.listed import read_list
 from facekit.train.sources import Source
 
 __all__ = ["excluded_rows"]
@@ -31,7 +31,7 @@ def excluded_rows(source: Source, table: Path) -> Tensor:
         TrainingError: not such a file, a path that leads out of ``root``, or rows of which not one names a
             picture.
     """
-    wanted = _names(table, source.root.resolve())
+    wanted = {listed.name for listed in read_list(table, source.root.resolve())}
     names = [source.name(row) for row in range(len(source.person))] if wanted else []
     missing = wanted.difference(names)
     if missing:
@@ -42,22 +42,3 @@ def excluded_rows(source: Source, table: Path) -> Tensor:
     hit = torch.tensor([name in wanted for name in names] or [False] * len(source.person), dtype=torch.bool)
     _log.info("%s: %d of %d pictures are left out", table, int(hit.sum()), len(hit))
     return hit
-
-
-def _names(table: Path, root: Path) -> set[str]:
-    """The names that the file lists, from ``root`` on."""
-    names = set()
-    try:
-        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            if "path" not in (reader.fieldnames or ()):
-                raise TrainingError(f"{table}: needs a header with the column path")
-            for row in reader:
-                path = (root / (row["path"] or "")).resolve()
-                if not row["path"] or not path.is_relative_to(root):
-                    where = f"{table}, line {reader.line_num}"
-                    raise TrainingError(f"{where}: {row['path']!r} names nothing in {root}; drop the line")
-                names.add(path.relative_to(root).as_posix())
-    except (OSError, ValueError, csv.Error) as error:
-        raise TrainingError(f"{table}: not a readable CSV file ({error})") from error
-    return names

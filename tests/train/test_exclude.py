@@ -113,7 +113,7 @@ def test_a_list_of_nothing_leaves_nothing_out(sources: dict[str, Path], tmp_path
         ([""], "column path"),
         (["path", "../x.rec"], "line 2: '../x.rec' names nothing"),
         (["path", "p0/0.png", "/etc/passwd"], "line 3: '/etc/passwd' names nothing"),
-        (["reason,path", "mislabelled"], "line 2: None names nothing"),
+        (["reason,path", "mislabelled"], "line 2: '' names nothing"),
         (["path", "p9/0.png"], "1 of 1 rows name no picture"),
         (["path", "p0/\0.png"], "not a readable CSV"),
         (["path", '"' + "x" * 200_000 + '"'], "not a readable CSV"),
