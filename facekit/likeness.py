@@ -5,8 +5,8 @@ Both choose pictures for a purpose that a sample of pictures shows, the target (
 thousand vectors; scoring then takes any number, block by block.
 
 The published score by clusters is the similarity to the nearest centre of the target, or the mean over its
-centres. In a space where what all faces share is large, and where centres are people, that is no better than
-chance: measured on faces of CelebA among others, the nearer half were CelebA's in 48 to 58 of 100 pictures.
+centres. In a space where what all faces share is large, and where centres are people, that is little better
+than chance: of mixtures with faces of CelebA, the nearer half were CelebA's in 48 to 66 of 100 pictures.
 Here the mean of the others is taken away first, and their own centres are weighed against the target's.
 """
 
