@@ -19,9 +19,11 @@ from facekit.train.losses.margin import (
     with_margins,
 )
 from facekit.train.losses.prototypes import sinkhorn, swapped_prediction
+from facekit.train.losses.ratio import LossRatio
 from facekit.train.losses.variational import gaussian_distance, gaussian_norm
 
 __all__ = [
+    "LossRatio",
     "balance_loss",
     "beta_nt_xent",
     "bregman_divergence",

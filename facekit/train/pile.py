@@ -1,0 +1,200 @@
+"""Pictures without labels, and the list of whom a teacher finds on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facekit.embed import Embedder
+from facekit.errors import TrainingError
+from facekit.threshold import Threshold
+from facekit.train import processes
+from facekit.train.data import Listing, open_source
+from facekit.train.embedded import embed_pictures, hash_names
+from facekit.train.pseudo_identities import KnownPeople, PseudoIdentities, find_identities, mean_vectors
+from facekit.train.sources import Source
+from facekit.wholefile import replacing
+
+__all__ = ["Pile", "open_pile", "pseudo_listing"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pile:
+    """Pictures of which nothing is known.
+
+    Attributes:
+        source: where they lie.
+        rows: (n,) int64, which of the source's: those that are not labelled.
+        labelled: how many others of the source's are.
+    """
+
+    source: Source
+    rows: Tensor
+    labelled: int
+
+
+def open_pile(unlabelled: Path, labelled: Source) -> Pile:
+    """The pictures of a pile, without those that are labelled: held-out ones would flatter the figures.
+
+    Args:
+        unlabelled: a folder, a CSV, or an archive, as training data are; what it says of people is ignored.
+        labelled: the labelled data, all of them.
+
+    Raises:
+        ImageError: no such folder, or no pictures in it.
+        TrainingError: data that cannot be understood, or no picture that is not labelled.
+    """
+    source = open_source(unlabelled, labelled=False)
+    known = set(_places(labelled))
+    fresh = torch.tensor([place not in known for place in _places(source)], dtype=torch.bool)
+    if not fresh.any():
+        raise TrainingError(
+            f"unlabelled={unlabelled}: all of its {len(fresh)} pictures are among the labelled ones, too; "
+            "give pictures beyond those of --data"
+        )
+    return Pile(source, fresh.nonzero()[:, 0], int((~fresh).sum()))
+
+
+def pseudo_listing(
+    teacher: Embedder,
+    threshold: Threshold,
+    pile: Pile,
+    labelled: tuple[Listing, Listing],
+    out: Path,
+    *,
+    least: int,
+) -> tuple[Listing, str]:
+    """Whom a teacher finds on a pile: ``pseudo.csv``, with the columns path and identity.
+
+    All processes call this. Beside the list, ``pseudo.json`` says what it was made of; where that is the
+    same, it is found again, with all that people have changed in it. ``embedded/`` keeps the teacher's
+    embeddings.
+
+    Args:
+        teacher: who embeds.
+        threshold: mean similarity of one person's pictures.
+        pile: where to look.
+        labelled: the labelled pictures, those to learn from and those that are held out.
+        out: folder of the run.
+        least: pictures of the smallest group that counts.
+
+    Returns:
+        The pictures that have an identity, and a line about them.
+
+    Raises:
+        TrainingError: fewer than two people are found, or a file cannot be read or written.
+    """
+    rows = torch.cat([part.rows for part in labelled])
+    source = labelled[0].source
+    made_of = {
+        "teacher": teacher.config.fingerprint,
+        "pile": hash_names(pile.source, pile.rows),
+        "labelled": hash_names(source, rows),
+        "people": [part.classes for part in labelled],
+        "threshold": threshold.similarity,
+        "least": least,
+    }
+    table, beside = out / "pseudo.csv", out / "pseudo.json"
+    if processes.highest(int(not table.exists() or _read(beside).get("made_of") != made_of)):
+        vectors, places = embed_pictures(teacher, pile.source, pile.rows, out / "embedded" / "pile")
+        known, whose = embed_pictures(teacher, source, rows, out / "embedded" / "labelled")
+        if processes.rank() == 0:
+            people = _people(known, whose, labelled)
+            found = find_identities(vectors, threshold.similarity, least=least, people=people)
+            _write(table, _rows(pile, places, found))
+            told = {"pictures": len(pile.rows), "far": threshold.far, **_told(pile, found)}
+            _write(beside, json.dumps({"made_of": made_of, **told}, indent=2) + "\n")
+    processes.barrier()
+    return _listing(table, pile), _line(_read(beside))
+
+
+def _places(source: Source) -> list[str]:
+    root = source.root.resolve()
+    return [f"{root}/{source.name(row)}" for row in range(len(source.person))]
+
+
+def _people(vectors: Any, places: Any, labelled: tuple[Listing, Listing]) -> KnownPeople:
+    """The people of the labelled pictures that could be read, and what the teacher makes of them."""
+    person = labelled[0].source.person[torch.cat([part.rows for part in labelled])].numpy()[places]
+    learnt = len(labelled[0])
+    numbers, whose = np.unique(person, return_inverse=True)
+    heldout = np.zeros(len(numbers), bool)
+    heldout[whose[places >= learnt]] = True
+    names = tuple(labelled[0].source.people[number] for number in numbers.tolist())
+    return KnownPeople(names, mean_vectors(vectors, whose, len(numbers)), heldout)
+
+
+def _rows(pile: Pile, places: Any, found: PseudoIdentities) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "identity"])
+    for place, label in zip(places.tolist(), found.labels.tolist(), strict=True):
+        if label >= 0:
+            writer.writerow([pile.source.name(int(pile.rows[place])), found.names[label]])
+    return text.getvalue()
+
+
+def _told(pile: Pile, found: PseudoIdentities) -> dict[str, int]:
+    return {
+        "labelled": pile.labelled,
+        "people": len(found.names),
+        "known_people": found.known,
+        "named": int((found.labels >= 0).sum()),
+        "like_heldout": found.heldout,
+    }
+
+
+def _line(told: dict[str, Any]) -> str:
+    """What is worth knowing of the pile, for people."""
+    of = told["made_of"]
+    rate = "" if told["far"] is None else f" (false accept rate {told['far']:.3g})"
+    left = told["pictures"] - told["named"]
+    return (
+        f"pile: {told['pictures']} pictures, and {told['labelled']} that are labelled; at similarity"
+        f" {of['threshold']:.3f}{rate} {told['named']} of them show"
+        f" {told['people']} people, {told['known_people']} of whom are known; {left} are left out:"
+        f" {told['like_heldout']} resemble people who are held out, the others are in groups below"
+        f" {of['least']}"
+    )
+
+
+def _listing(table: Path, pile: Pile) -> Listing:
+    """The pictures that the table names; people may have taken lines out of it."""
+    number = {pile.source.name(row): row for row in pile.rows.tolist()}
+    rows, identities = [], []
+    try:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for row in csv.DictReader(file):
+                rows.append(number[row["path"]])
+                identities.append(row["identity"])
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise TrainingError(f"{table}: not a list of this pile's pictures ({error}); delete it") from error
+    people, labels = np.unique(identities, return_inverse=True)
+    if len(people) < 2:
+        raise TrainingError(f"{table}: names {len(people)} people; at least 2 are needed, delete it")
+    return Listing(pile.source, torch.tensor(rows), torch.from_numpy(labels), len(people))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file says that was written here; nothing where it is another, or not there."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        with replacing(file, private=True) as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise TrainingError(f"{file}: cannot be written ({error}); free space") from error
