@@ -20,6 +20,13 @@ from facekit.train.losses.margin import (
 )
 from facekit.train.losses.prototypes import sinkhorn, swapped_prediction
 from facekit.train.losses.ratio import LossRatio
+from facekit.train.losses.soft import (
+    prior_divergence,
+    sharpen,
+    soft_cross_entropy,
+    soft_margin_logits,
+    soft_squared_error,
+)
 from facekit.train.losses.variational import gaussian_distance, gaussian_norm
 
 __all__ = [
@@ -37,7 +44,12 @@ __all__ = [
     "margin_logits",
     "margin_softmax",
     "nt_xent",
+    "prior_divergence",
+    "sharpen",
     "sinkhorn",
+    "soft_cross_entropy",
+    "soft_margin_logits",
+    "soft_squared_error",
     "swapped_prediction",
     "with_margins",
 ]
