@@ -5,10 +5,10 @@ losses of the pictures fall into two heaps. DivideMix (Li et al. 2020, section 3
 normal distributions to them and takes the posterior of the lower one for the probability that a label is
 clean; C2D (Zheltonozhskii et al. 2022) does so from a self-supervised start. Their fit is changed here:
 
-* a handful of huge losses does not squeeze all others together: see :func:`_fences`;
+* a handful of huge losses does not squeeze all others together (:func:`_fences`);
 * it starts from the best split into two intervals and from four others, not from random ones, and takes the
   likeliest end: the same losses give the same answer, and few wrong labels are found as many are;
-* each variance has a part of the pooled one (Friedman 1989, "Regularized discriminant analysis", eq. 16),
+* each variance has a part of the pooled one (Friedman 1989, "Regularized discriminant analysis"),
   because losses of right labels are skewed: a distribution as narrow as their bulk calls their tail wrong;
 * it goes on until the likelihood stands still, for as long as the means stay apart. Stopped at a change of
   1e-2, it misses a fifth of the wrong labels where they are 80 % of all;
@@ -59,7 +59,7 @@ class LossMixture:
     def separation(self) -> float:
         """Distance of the means in deviations; below 2 the two are one heap rather than two.
 
-        sqrt(2) (m1 - m0) / sqrt(s0^2 + s1^2): Ashman, Bird & Zepf 1994, "Detecting bimodality", section 4.
+        sqrt(2) (m1 - m0) / sqrt(s0^2 + s1^2) (Ashman, Bird & Zepf 1994).
         """
         return _separation(self.means, self.deviations)
 
