@@ -102,7 +102,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
         ["linear", *networks, "--data", attributes, "--first", "1627", "8000"],
         *(["finetune", *networks, "--data", attributes, *how] for how in tuned),
         ["linear", *networks, "--data", expressions, "--fraction", "0.1", "1.0", "--seeds", "1"],
-        ["linear", *networks, "--data", points, "--seeds", "1"],
+        ["linear", *networks, "--data", points, "--seeds", "1", "--head-steps", "2000" if full else "500"],
     ]
     _probe(probes, out, size, jobs)
 
