@@ -9,9 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from start_size_run import watched
+from start_size_run import only_learn, watched
 
-import facekit.models
 from facekit.checkpoint import load_checkpoint
 from facekit.errors import SettingError
-from facekit.models.faceresnet import FaceResNet
-from facekit.models.iresnet import IResNet
-from facekit.train import loop, pretrain
+from facekit.train import pretrain
 from facekit.train.__main__ import main
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.loop import fit
@@ -51,14 +46,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(**sizes: Any) -> FaceResNet:
-        small = {"widths": (8, 16), "depths": (1, 1), "stem_width": 8, "embedding_dim": 16}
-        return FaceResNet(**(sizes or small))
-
-    shallow = partial(IResNet, (1, 1, 1, 1), embedding_dim=8)
-    known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build, "iresnet50": shallow})
-    monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
-    monkeypatch.setattr(loop, "write_page", lambda run: None)  # a second each
+    only_learn(monkeypatch.setattr)
 
 
 def _shared(data: Path, out: Path, epochs: int, **network: Any) -> dict[str, Any]:
