@@ -2,8 +2,8 @@
 
 DATA is the folder that holds ``faces/`` as an archive with its index. A fifth of the training people keep
 their names, the pictures of the others are the pile; the index's held-out people measure. Learns faceresnet
-from the labelled ones alone and as the student of that network, at 64 pixels; ``--full`` is 112 pixels and as
-many steps as it takes, for a GPU. What is finished is found again when the command is repeated.
+from the labelled ones alone and as the student of that network, at 64 pixels; ``--full`` is 112 pixels
+and five times the epochs, for a GPU. What is finished is found again when the command is repeated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--first", type=int, help="only so many training people, to try it out")
+    parser.add_argument("--first", type=int, help="only so many people of either split, to try it out")
     parser.add_argument("flags", nargs="*", help="of the recipe, behind --")
     arguments = parser.parse_args()
     began = time.monotonic()
@@ -55,12 +55,14 @@ def _sets(faces: Path, to: Path, first: int | None) -> tuple[Path, Path]:
             packed.extractall(to)
         with (faces / "index.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        people = sorted({row["identity"] for row in rows if row["split"] == "train"})[:first]
-        kept, named = set(people), set(people[::_EVERY])
-        known = [row for row in rows if row["split"] == "heldout" or row["identity"] in named]
-        _write(labelled, ["path", "identity", "split"], known)
-        unknown = [row for row in rows if row["split"] == "train" and row["identity"] in kept - named]
-        _write(pile, ["path"], unknown)
+        people, heldout = (
+            sorted({row["identity"] for row in rows if row["split"] == split})[:first]
+            for split in ("train", "heldout")
+        )
+        named = {*people[::_EVERY], *heldout}
+        _write(labelled, ["path", "identity", "split"], [row for row in rows if row["identity"] in named])
+        unnamed = set(people) - named
+        _write(pile, ["path"], [row for row in rows if row["identity"] in unnamed])
     return labelled, pile
 
 
