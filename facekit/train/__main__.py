@@ -18,7 +18,7 @@ from facekit.train.memory import keep_freed_memory
 from facekit.train.page import write_page
 from facekit.train.probe.command import probe
 from facekit.train.recipe import Recipe
-from facekit.train.recipes import bregman, convrec, finetune, selftrain, simclr, swav, vcl
+from facekit.train.recipes import bregman, c2d, convrec, finetune, selftrain, simclr, swav, vcl
 from facekit.train.run import CONFIG, train
 from facekit.train.settings import from_json, to_json
 
@@ -29,6 +29,7 @@ _RECIPES: Mapping[str, tuple[Any, Callable[[Any], Recipe], Mapping[str, Callable
     "simclr": (simclr.SimCLRSettings, simclr.build_recipe, simclr.PRESETS),
     "vcl": (vcl.VCLSettings, vcl.build_recipe, vcl.PRESETS),
     "bregman": (bregman.BregmanSettings, bregman.build_recipe, bregman.PRESETS),
+    "c2d": (c2d.C2DSettings, c2d.build_recipe, c2d.PRESETS),
     "finetune": (finetune.FineTuningSettings, finetune.build_recipe, {}),
     "selftrain": (selftrain.SelfTrainSettings, selftrain.build_recipe, {}),
     "swav": (swav.SwAVSettings, swav.build_recipe, swav.PRESETS),
