@@ -13,13 +13,12 @@ from facekit.checkpoint import ModelConfig
 from facekit.cli.audit_outcome import COLUMNS, SKIPS, Outcome
 from facekit.cli.audit_page import Finding, Section
 from facekit.cli.console import count
+from facekit.cli.embedded import SourcePictures
 from facekit.encode import FaceEncoder
-from facekit.errors import FacekitError, ImageError, NoFaceError
-from facekit.image import ImageSource
+from facekit.errors import FacekitError, NoFaceError
 from facekit.policy import FacePolicy
 from facekit.recognition import FaceRecognition
 from facekit.train.sources import Source
-from facekit.train.sources.source import NamedBytes
 
 __all__ = ["audit_faces"]
 
@@ -95,32 +94,13 @@ class _Faces:
     skipped: list[tuple[str, str]]
 
 
-class _Pictures:
-    """The pictures of a source, one after another; one that its archive does not give is empty."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.errors: dict[int, ImageError] = {}
-
-    def __len__(self) -> int:
-        return len(self.source.person)
-
-    def __iter__(self) -> Iterator[ImageSource]:
-        for row in range(len(self)):
-            try:
-                yield self.source.read(row)
-            except ImageError as error:
-                self.errors[row] = error
-                yield NamedBytes(b"", self.source.name(row))
-
-
 def _embed(encoder: FaceEncoder, source: Source, policy: FacePolicy, aligned: bool) -> _Faces:
     """One face of each picture.
 
     Raises:
         NoFaceError: there is none in any.
     """
-    pictures = _Pictures(source)
+    pictures = SourcePictures(source, range(len(source.person)))
     vectors = np.empty((len(pictures), encoder.embedder.dim), np.float32)
     rows: list[int] = []
     skipped: list[tuple[str, str]] = []

@@ -32,7 +32,7 @@ from facekit.train.sources.files import FileSource
 from facekit.train.sources.source import NamedBytes
 from facekit.vectorfile import read_vectors, write_vectors
 
-__all__ = ["EmbeddedRows", "embed_rows"]
+__all__ = ["EmbeddedRows", "SourcePictures", "embed_rows"]
 
 _BLOCK = 2048  # pictures of a file: what an interruption may cost
 _FORMAT = {"format": "facekit data select", "version": "1"}
@@ -175,7 +175,7 @@ def _embed(
     vectors = np.zeros((len(rows), encoder.embedder.dim), np.float32)
     quality: list[float | None] = [None] * len(rows)
     problems: list[tuple[int, str, str]] = []
-    pictures = _Pictures(source, rows)
+    pictures = SourcePictures(source, rows)
     for at, encoded in enumerate(encoder.stream(pictures, faces=faces, aligned=aligned)):
         try:
             face = encoded.one_face()
@@ -192,8 +192,16 @@ def _kind(error: FacekitError) -> str:
     return kinds.get(type(error), "unreadable")
 
 
-class _Pictures:
-    """Pictures of a source, one after another; one that its archive does not give is empty."""
+class SourcePictures:
+    """Pictures of a source, one after another; one that its archive does not give is empty.
+
+    Args:
+        source: where they lie.
+        rows: which of them, in their order.
+
+    Attributes:
+        errors: by place, why a picture that has been asked for was not given.
+    """
 
     def __init__(self, source: Source, rows: Sequence[int]) -> None:
         self.source, self.rows = source, rows
