@@ -11,7 +11,7 @@ from torch import Tensor
 
 from facekit.errors import SettingError, TrainingError
 from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, Picture, TaskName
-from facekit.train.probe.joined import join_examples
+from facekit.train.probe.joined import join_examples, never_known
 
 
 def a_set(name: str, task: TaskName, names: tuple[str, ...], targets: Tensor) -> Examples:
@@ -69,3 +69,12 @@ def test_a_picture_that_one_set_tests_with_is_not_learnt_from_in_another() -> No
     assert len(join_examples([one, same])) == 6
     boxes = [Picture(picture.path, (0, 0, 9, 9)) for picture in one.pictures[::-1]]
     assert len(join_examples([one, replace(other, pictures=boxes)])) == 6  # other faces of the pictures
+
+
+def test_what_no_training_picture_says_is_named() -> None:
+    nan = torch.nan
+    one = a_set("one", "attributes", ("smile", "hat"), torch.tensor([[1.0, nan], [0, 1], [1, 1]]))
+    assert never_known(one) == ("of no training picture it is known: hat; it is not learnt",)
+    other = a_set("two", "attributes", ("hat",), torch.ones(3, 1))
+    assert never_known(join_examples([one, other])) == ()
+    assert never_known(a_set("one", "classes", ("a", "b"), torch.tensor([0, 1, 0]))) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,24 +33,27 @@ from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
 from facekit.train.probe.table import read_cells
 from facekit.train.probe.unlabelled import Unlabelled
-from facekit.train.recipe import Recipe
-from facekit.train.recipes.finetune import FineTuningSettings, build_recipe
+from facekit.train.recipe import Recipe, Step
+from facekit.train.recipes.finetune import FineTuningSettings, PseudoSettings, build_recipe
+from facekit.train.run import train_once
 from facekit.train.settings import portable
 
 _DOCS = Path(facekit.__file__).parent.parent / "docs" / "few-labels.md"
 _SPLITS = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
 
 
-@pytest.fixture(autouse=True)
-def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def small_runs() -> Iterator[None]:
     def build(**sizes: Any) -> FaceResNet:
         small = {"widths": (8, 16), "depths": (1, 1), "stem_width": 8, "embedding_dim": 12}
         return FaceResNet(**(sizes or small))
 
     known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
-    monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
-    monkeypatch.setattr(loop, "write_page", lambda folder: folder)  # takes longer than the run
-    monkeypatch.setattr(log, "_board", lambda folder, done: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facekit.models, "ARCHITECTURES", known)
+        patch.setattr(loop, "write_page", lambda folder: folder)  # takes longer than the run
+        patch.setattr(log, "_board", lambda folder, done: None)
+        yield
 
 
 def _draw(path: Path, *, warm: int, bright: int, generator: np.random.Generator) -> None:
@@ -108,8 +112,8 @@ def _settings(place: Path, out: Path, **more: Any) -> FineTuningSettings:
 
 
 def _with_pile(place: Path, out: Path, **more: Any) -> FineTuningSettings:
-    how = {"unlabelled": place / "pile", "threshold": 0.5, "ramp": (0.0, 0.5), **more}
-    return _settings(place, out, **how)
+    pseudo = PseudoSettings(**{"threshold": 0.5, "ramp": (0.0, 0.5), **more})
+    return _settings(place, out, unlabelled=place / "pile", pseudo=pseudo)
 
 
 def _events(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -134,11 +138,8 @@ def test_two_sets_that_share_a_name_train_together(
     assert checkpoint.config.recipe["name"] == "finetune"
     assert checkpoint.config.recipe["settings"]["data"] == ["attributes=a.csv", "attributes=b.csv"]
     with safe_open(tmp_path / "checkpoint" / "head.safetensors", "pt") as file:
-        assert file.metadata() == {
-            "task": "attributes",
-            "names": '["warm", "bright", "cold"]',
-            "sees": "vector",
-        }
+        outputs = json.loads(file.metadata()["outputs"])
+    assert outputs == {"task": "attributes", "names": ["warm", "bright", "cold"], "sees": "vector"}
     epochs = _events(tmp_path, "epoch")
     best = max(epoch["validation_macro_f1"] for epoch in epochs)
     first = next(epoch for epoch in epochs if epoch["validation_macro_f1"] == best)
@@ -173,12 +174,12 @@ def test_with_a_pile_the_run_without_it_stands_beside(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--data", f"classes={place / 'c.csv'}", "--unlabelled", str(place / "pile"))
-    words += ("--threshold", "0.6", "--epochs", "4")
+    words += ("--threshold", "0.6", "--epochs", "3")
     assert _run(tmp_path, *words) == 0
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in table.splitlines() if "finetune" in line]
-    assert set(rows) == {"supervised", "pseudo-labels"}
+    assert rows[:2] == ["supervised", "pseudo-labels"]
     document = json.loads((tmp_path / "table.json").read_text())
     alone, both = (read_cells(tmp_path / folder / "cells")[0] for folder in ("supervised", "."))
     assert document["gain"] == pytest.approx(both.scores["accuracy"] - alone.scores["accuracy"])
@@ -186,7 +187,7 @@ def test_with_a_pile_the_run_without_it_stands_beside(
     steps = [_events(tmp_path / folder, "epoch")[-1]["step"] for folder in ("supervised", ".")]
     assert steps[0] == steps[1]
     epochs = _events(tmp_path, "epoch")
-    assert len(epochs) == 4
+    assert len(epochs) == 3
     assert all(0 <= epoch["confident"] <= 1 for epoch in epochs)
     assert epochs[0]["pseudo_weight"] < epochs[-1]["pseudo_weight"]
     began = (tmp_path / "supervised" / "log.jsonl").stat().st_mtime_ns
@@ -200,55 +201,59 @@ def test_with_a_pile_the_run_without_it_stands_beside(
 # ---------------------------------------------------------------- the pile
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    return {
-        f"{file}.{name}": tensor
-        for file in ("model", "head")
-        for name, tensor in load_file(folder / f"{file}.safetensors").items()
-    }
+@pytest.fixture(scope="module")
+def supervised(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run without a pile, which those with one find in their folders."""
+    out = tmp_path_factory.mktemp("alone")
+    train_once("finetune", _settings(place, out), build_recipe)
+    return out
+
+
+def _beside(supervised: Path, out: Path) -> Path:
+    shutil.copytree(supervised, out / "supervised")
+    return out
 
 
 def _same(one: Path, other: Path) -> bool:
-    first, second = _weights(one), _weights(other)
-    return all(torch.equal(first[name], second[name]) for name in first)
+    files = ("model.safetensors", "head.safetensors")
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in files)
 
 
-def test_a_pile_without_weight_changes_nothing(place: Path, tmp_path: Path) -> None:
-    settings = _with_pile(place, tmp_path, weight=0.0)
+def test_a_pile_without_weight_changes_nothing(place: Path, supervised: Path, tmp_path: Path) -> None:
+    settings = _with_pile(place, _beside(supervised, tmp_path), weight=0.0)
     checkpoint = fit(build_recipe(settings), settings.run, settings.optim)
-    assert _same(checkpoint, tmp_path / "supervised" / "checkpoint")
-    settings = _with_pile(place, tmp_path / "heard")
-    checkpoint = fit(build_recipe(settings), settings.run, settings.optim)
-    assert _same(tmp_path / "supervised" / "checkpoint", tmp_path / "heard" / "supervised" / "checkpoint")
-    assert not _same(checkpoint, tmp_path / "supervised" / "checkpoint")
+    assert _same(checkpoint, supervised / "checkpoint")
 
 
-@pytest.mark.parametrize("after", [2, 4, 6])  # within an epoch of four steps, and at its end
-def test_an_interrupted_run_learns_the_same_pseudo_labels(place: Path, tmp_path: Path, after: int) -> None:
-    settings = _with_pile(place, tmp_path / "whole")
+def test_an_interrupted_run_learns_the_same_pseudo_labels(
+    place: Path, supervised: Path, tmp_path: Path
+) -> None:
+    """Interrupted within the first of two epochs of four steps, at its end, and within the second."""
+    settings = _with_pile(place, _beside(supervised, tmp_path / "whole"), threshold=0.51)
     whole = fit(build_recipe(settings), settings.run, settings.optim)
-    settings = _with_pile(place, tmp_path / "parts")
-    recipe, steps = build_recipe(settings), 0
+    assert not _same(whole, supervised / "checkpoint")
+    settings = _with_pile(place, _beside(supervised, tmp_path / "parts"), threshold=0.51)
+    for after in (2, 4, 7):
+        recipe = build_recipe(settings)
 
-    def step(*arguments: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == after:
-            signal.raise_signal(signal.SIGTERM)
-        return recipe.step(*arguments)
+        def step(batch: Any, at: Step, after: int = after, recipe: Recipe = recipe) -> Any:
+            if at.number + 1 == after:
+                signal.raise_signal(signal.SIGTERM)
+            return recipe.step(batch, at)
 
-    interrupted = Recipe(**{name: getattr(recipe, name) for name in Recipe.__slots__} | {"step": step})
-    with pytest.raises(KeyboardInterrupt):
-        fit(interrupted, settings.run, settings.optim)
-    resumed = build_recipe(settings)
-    fit(resumed, settings.run, settings.optim)
+        with pytest.raises(KeyboardInterrupt):
+            fit(replace(recipe, step=step), settings.run, settings.optim)
+    fit(build_recipe(settings), settings.run, settings.optim)
     assert _same(whole, tmp_path / "parts" / "checkpoint")
     one, other = (_events(tmp_path / name, "epoch") for name in ("whole", "parts"))
     assert [epoch["confident"] for epoch in one] == [epoch["confident"] for epoch in other]
+    assert any(0 < epoch["confident"] < 1 for epoch in one)
 
 
-def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(place: Path, tmp_path: Path) -> None:
-    settings = _with_pile(place, tmp_path, threshold=0.55)
+def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(
+    place: Path, supervised: Path, tmp_path: Path
+) -> None:
+    settings = _with_pile(place, _beside(supervised, tmp_path), threshold=0.51)
     recipe = build_recipe(settings)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     batches = recipe.batches
@@ -270,10 +275,12 @@ def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(place: Path, 
     fit(replace(recipe, batches=watched), settings.run, settings.optim)
     assert len(seen) == 8
     for chance, labels, mirrored in seen:
-        sure = torch.maximum(chance, 1 - chance) >= 0.55
+        sure = torch.maximum(chance, 1 - chance) >= 0.51
         expected = torch.where(sure, (chance >= 0.5).float(), torch.nan)
         torch.testing.assert_close(labels, expected, equal_nan=True)
         torch.testing.assert_close(mirrored, labels, equal_nan=True)  # none of the names has a side
+    everything = torch.cat([labels.flatten() for _, labels, _ in seen])
+    assert 0 < int(everything.isnan().sum()) < len(everything)
     shares = [epoch["confident"] for epoch in _events(tmp_path, "epoch")]
     measured = torch.stack([(~labels.isnan()).float().mean() for _, labels, _ in seen]).view(2, 4).mean(1)
     assert shares == pytest.approx(measured.tolist(), abs=1e-6)

@@ -19,7 +19,7 @@ from facekit.train.config import require
 from facekit.train.data import shuffled_rows
 from facekit.train.optim import cosine, decay_groups
 from facekit.train.probe.backbone import Backbone, look
-from facekit.train.probe.examples import VALIDATION, Examples
+from facekit.train.probe.examples import TEST, VALIDATION, Examples
 from facekit.train.probe.features import Squares
 from facekit.train.probe.fitting import Fitted, Plan, judged, learn, mirrored_targets, not_exported
 from facekit.train.probe.tasks import Task
@@ -247,6 +247,18 @@ class Tuning:
     def outputs(self, rows: Tensor) -> Tensor:
         """Of the head, for some rows of the set; on the CPU."""
         return self._through(Squares(self.labelled.examples, rows, self.backbone.size))
+
+    def require_scored(self) -> None:
+        """Score anything, so that pictures which cannot be scored are found before the first step.
+
+        Raises:
+            EvaluationError: the validation or the test pictures hold nothing that can be scored.
+        """
+        shape = self.told(self.labelled.seen.at(torch.zeros(1, dtype=torch.int64))).shape[1:]
+        generator = torch.Generator().manual_seed(0)
+        for split in (VALIDATION, TEST):
+            rows = self.labelled.examples.rows(split)
+            self.task.scores(torch.randn(len(rows), *shape, generator=generator), rows)
 
     @torch.no_grad()
     def told(self, pictures: Tensor) -> Tensor:

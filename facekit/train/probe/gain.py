@@ -48,8 +48,8 @@ def _gain(before: Cell, after: Cell) -> tuple[float, str]:
     if gain >= _NIL:
         return gain, f"{after.method}: {change} over {before.method}."
     if gain > -_NIL:
-        return gain, f"The gain is nil: {after.method} has {change}, less than another seed may change."
-    return gain, f"There is no gain but a loss: {after.method} has {change}; use {before.method}."
+        return gain, f"{after.method}: the gain is nil, {change}, less than another seed may change."
+    return gain, f"{after.method}: no gain but a loss, {change}; use what {before.method} gave."
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from facekit.errors import SettingError, TrainingError
-from facekit.train.probe.examples import TEST, Examples
+from facekit.train.probe.examples import TEST, TRAIN, Examples
 
-__all__ = ["join_examples"]
+__all__ = ["join_examples", "never_known"]
 
 _BY_COLUMN = ("attributes", "action_units")  # whose targets are columns of their own, with NaN for unknown
 _ALIKE = ("names", "interocular", "mirror")
@@ -48,6 +48,15 @@ def join_examples(sets: Sequence[Examples]) -> Examples:
         interocular=first.interocular,
         mirror=first.mirror,
     )
+
+
+def never_known(examples: Examples) -> tuple[str, ...]:
+    """A line that names the columns of which no training picture says anything; none where there are none."""
+    if examples.task not in _BY_COLUMN:
+        return ()
+    unknown = examples.targets[examples.rows(TRAIN)].isnan().all(0)
+    names = [name for name, never in zip(examples.names, unknown.tolist(), strict=True) if never]
+    return (f"of no training picture it is known: {', '.join(names)}; it is not learnt",) if names else ()
 
 
 def _spread(examples: Examples, names: Sequence[str]) -> Tensor:

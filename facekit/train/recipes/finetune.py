@@ -8,6 +8,7 @@ domain gap. So the same run without the pile always comes first, and stands besi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from facekit.train.probe.backbone import Backbone
 from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, tasked
 from facekit.train.probe.finetuning import Labelled, Tuning, published_views
 from facekit.train.probe.gain import write_gain
-from facekit.train.probe.joined import join_examples
+from facekit.train.probe.joined import join_examples, never_known
 from facekit.train.probe.layouts import open_examples
 from facekit.train.probe.table import Cell, read_cells, write_cell
 from facekit.train.probe.tasks import Task, task_of
@@ -45,10 +46,29 @@ from facekit.train.stream import open_crops
 from facekit.train.views import ViewSettings
 from facekit.wholefile import replacing
 
-__all__ = ["FineTuningSettings", "build_recipe"]
+__all__ = ["FineTuningSettings", "PseudoSettings", "build_recipe"]
 
 _NAME = "finetune"
 _SURE = {"attributes": sure_attributes, "classes": sure_classes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PseudoSettings:
+    """What is made of pictures without labels."""
+
+    threshold: float = 0.95
+    """Lowest probability of what the network takes for the label of a picture without one."""
+    weight: float = 1.0
+    """Weight of the loss of these labels, after its rise."""
+    ramp: tuple[float, float] = (0.1, 0.6)
+    """Shares of the run between which this weight rises from 0."""
+
+    def __post_init__(self) -> None:
+        require(0.5 <= self.threshold < 1, "threshold", self.threshold, "give a probability in [0.5, 1)")
+        require(0 <= self.weight < math.inf, "weight", self.weight, "give 0 or more")
+        begin, end = self.ramp
+        remedy = "give two shares of the run in [0, 1], the lower one first"
+        require(0 <= begin <= end <= 1, "ramp", self.ramp, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +91,10 @@ class FineTuningSettings:
     unlabelled: Path | None = None
     """Pictures without labels, for attributes or classes: a folder, CSV, RecordIO or tar shards, as for the
     recipes without labels. The same run without them comes first, in the folder supervised of --out."""
-    threshold: float = 0.95
-    """Lowest probability of what the network takes for the label of a picture without one."""
-    weight: float = 1.0
-    """Weight of the loss of these labels, after its rise."""
-    ramp: tuple[float, float] = (0.1, 0.6)
-    """Shares of the run between which this weight rises from 0."""
+    pseudo: PseudoSettings = field(default_factory=PseudoSettings)
 
     def __post_init__(self) -> None:
         require(bool(self.data), "data", "", "name one or several sets")
-        require(0.5 <= self.threshold < 1, "threshold", self.threshold, "give a probability in [0.5, 1)")
-        require(0 <= self.weight < float("inf"), "weight", self.weight, "give 0 or more")
-        begin, end = self.ramp
-        remedy = "give two shares of the run in [0, 1], the lower one first"
-        require(0 <= begin <= end <= 1, "ramp", self.ramp, remedy)
 
 
 def build_recipe(settings: FineTuningSettings) -> Recipe:
@@ -137,7 +147,7 @@ class _Training:
         self.tuning = Tuning(
             backbone, self.task, labelled, settings.views, batch_size=run.batch_size, seed=run.seed
         )
-        _require_scored(self.tuning, self.task, self.examples)
+        self.tuning.require_scored()
         self.modules = nn.ModuleDict(dict(self.tuning.modules.items()))
         self.pile: Unlabelled | None = None
         if listing is not None and settings.unlabelled is not None:
@@ -161,7 +171,7 @@ class _Training:
             yield from labelled
             return
         if skip == 0:  # else the run's state has those that this epoch began with
-            sure, threshold = _SURE[self.examples.task], self.settings.threshold
+            sure, threshold = _SURE[self.examples.task], self.settings.pseudo.threshold
             self.pile.relabel(epoch, lambda pictures: sure(self.tuning.told(pictures), threshold))
         for known, (pictures, labels) in zip(labelled, self.pile.batches(epoch, skip), strict=True):
             yield *known, pictures, labels, self.task.mirrored(labels) if self.tuning.mirrors else labels
@@ -172,11 +182,12 @@ class _Training:
         Both kinds of pictures go through the network together, so that its batch norms see in training what
         they will count on later. As long as pseudo-labels have no weight, only the labelled ones do.
         """
-        settings, size = self.settings, self.settings.network.side(self.settings.network.size, at)
+        pseudo, network = self.settings.pseudo, self.settings.network
+        size = network.side(network.size, at)
         views, targets = self.tuning.drawn(*batch[:3], size=size)
         if self.pile is None:
             return {"loss": self.task.loss(self.tuning.forward(views), targets)}
-        weight = settings.weight * ramp_up(at.progress, *settings.ramp)
+        weight = pseudo.weight * ramp_up(at.progress, *pseudo.ramp)
         guesses = batch[4]
         confident = (~guesses.isnan() & (guesses >= 0)).float().mean()
         guessed: Tensor | float = 0.0
@@ -241,7 +252,7 @@ class _Training:
         what = f"{self.examples.name}: {len(self.examples.names)} {self.examples.task}, "
         sizes = "{} pictures to learn from, {} to choose by, {} to test with".format(*counts)
         pile = () if self.pile is None else (f"{len(self.pile)} pictures without labels",)
-        return what + sizes, *_never_known(self.examples), *self.task.notes, *pile
+        return what + sizes, *never_known(self.examples), *self.task.notes, *pile
 
     def _config(self, **more: Any) -> ModelConfig:
         network = self.settings.network
@@ -279,7 +290,7 @@ def _start(network: NetworkSettings) -> Start:
 def _train_supervised(settings: FineTuningSettings) -> None:
     """The run that a pile is compared with: the same without it, found again where it is finished."""
     out = settings.run.out / "supervised"
-    alone = replace(settings, unlabelled=None, run=replace(settings.run, out=out))
+    alone = replace(settings, run=replace(settings.run, out=out), unlabelled=None, pseudo=PseudoSettings())
     if (out / CONFIG).exists() and saved_step(out / "state") is not None:
         for line in changes(out / CONFIG, to_json(_NAME, alone)):
             raise TrainingError(f"{out}: {line}; what is compared has to be alike: give another --out")
@@ -294,27 +305,12 @@ def _supervised_cell(out: Path, other: Cell) -> Cell:
     return found[0]
 
 
-def _require_scored(tuning: Tuning, task: Task, examples: Examples) -> None:
-    """Score anything, so that pictures which cannot be scored are found now and not at the end."""
-    generator = torch.Generator().manual_seed(0)
-    shape = tuning.told(tuning.labelled.seen.at(torch.zeros(1, dtype=torch.int64))).shape[1:]
-    for split in (VALIDATION, TEST):
-        rows = examples.rows(split)
-        task.scores(torch.randn(len(rows), *shape, generator=generator), rows)
-
-
-def _never_known(examples: Examples) -> tuple[str, ...]:
-    """A line, where something is not known of any training picture."""
-    if not examples.targets.is_floating_point() or examples.targets.ndim != 2:
-        return ()
-    unknown = examples.targets[examples.rows(TRAIN)].isnan().all(0)
-    names = [name for name, never in zip(examples.names, unknown.tolist(), strict=True) if never]
-    return (f"of no training picture it is known: {', '.join(names)}; it is not learnt",) if names else ()
-
-
 def _save_head(folder: Path, head: nn.Module, examples: Examples, task: Task) -> None:
-    """``head.safetensors``: the head's tensors, and in its metadata what its outputs are."""
+    """``head.safetensors``: the head's tensors, and in its metadata, under ``outputs``, what it tells.
+
+    Under one name, because the file's writer puts several into a random order.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    metadata = {"task": examples.task, "names": json.dumps(examples.names), "sees": task.sees}
+    outputs = {"task": examples.task, "names": examples.names, "sees": task.sees}
     with replacing(folder / "head.safetensors") as stream:
-        stream.write(save(state, metadata))
+        stream.write(save(state, {"outputs": json.dumps(outputs)}))
