@@ -149,7 +149,7 @@ def test_two_sets_that_share_a_name_train_together(
 def test_the_lines_of_the_page_give_predictions(place: Path, tmp_path: Path) -> None:
     """Those of the test pictures, as they were measured."""
     assert _run(tmp_path, "--data", f"attributes={place / 'a.csv'}", "--epochs", "2") == 0
-    (code,) = re.findall(r"```python\n(.*?)```", _DOCS.read_text(), flags=re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", _DOCS.read_text(), flags=re.DOTALL)[0]
     found: dict[str, Any] = {}
     exec(code.replace("runs/attributes", str(tmp_path)), found)  # the page's own lines
     tested = [number for number, split in enumerate(_SPLITS) if split == "test"]
