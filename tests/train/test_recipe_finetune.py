@@ -38,7 +38,7 @@ from facekit.train.recipes.finetune import FineTuningSettings, PseudoSettings, b
 from facekit.train.run import train_once
 from facekit.train.settings import portable
 
-_DOCS = Path(facekit.__file__).parent.parent / "docs" / "few-labels.md"
+_DOCS = Path(__file__).parents[2] / "docs" / "few-labels.md"
 _SPLITS = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
 
 
