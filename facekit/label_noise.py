@@ -37,7 +37,7 @@ _APART = 1.0  # deviations; heaps with closer means lie inside one another, and 
 _POINTS = 1 << 14  # losses that are fitted: every k-th of the sorted, which are distributed as all are
 _TAIL = 0.01  # of the losses, on either side, which may not stretch the range of the others at will
 _ROUNDING = 1e-6  # of the largest loss: float32 cannot tell closer ones apart
-_LARGEST = 1e300  # so that differences stay finite
+_LARGEST, _SMALLEST = 1e300, 1e-300  # so that differences stay finite, and what is divided by above 0
 _REACH = 100.0  # deviations from both means beyond which nothing changes any more
 
 
@@ -127,7 +127,7 @@ def fit_losses(losses: ArrayLike) -> LossMixture:
     """
     ordered = np.sort(_checked(losses))
     low, high = _fences(ordered)
-    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+    if high - low <= max(_SMALLEST, _ROUNDING * max(abs(low), abs(high))):
         return LossMixture((1.0, 0.0), (low, low), (0.0, 0.0))
     step = -(-len(ordered) // _POINTS)
     fit = _fit((np.clip(ordered[step // 2 :: step], low, high) - low) / (high - low))

