@@ -78,7 +78,7 @@ def measurements(data: Path) -> list[list[str]]:
     cuda = ["--device", "cuda"]
     large = [*cuda, "--size", "112", "--batch", "512", "--steps", "10", "--rounds", "3"]
     return [
-        ["-m", "pytest", str(HERE.parent), "-m", "gpu"],
+        ["-m", "pytest", str(HERE.parent), "-m", "gpu", "--numprocesses", "0"],
         [str(HERE / "detect.py"), "--data", str(data), *cuda],
         [str(HERE / "encode.py"), *photos, *cuda],
         [str(HERE / "search.py"), *cuda],
