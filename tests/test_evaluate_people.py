@@ -229,13 +229,9 @@ class TestIntervals:
             assert ends[0] < value < ends[1]
         json.dumps(report.to_dict())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("people", "pictures", "unlike", "worlds"),
-        [
-            (40, 3, 0.5, 40),
-            pytest.param(40, 3, 0.5, 400, marks=pytest.mark.slow),
-            pytest.param(200, 3, 0.3, 200, marks=pytest.mark.slow),
-        ],
+        ("people", "pictures", "unlike", "worlds"), [(40, 3, 0.5, 400), (200, 3, 0.3, 200)]
     )
     def test_hold_the_truth_as_often_as_they_promise(
         self, people: int, pictures: int, unlike: float, worlds: int

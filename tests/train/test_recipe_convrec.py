@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import signal
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -120,7 +119,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
 
 def test_student_imitates_its_teacher(people: Path, tmp_path: Path) -> None:
     teacher = str(_train(_settings(people, tmp_path / "teacher", epochs=4)))
-    for view, mixtures in product(("same", "picture"), (0.0, 0.5)):
+    for view, mixtures in (("same", 0.5), ("picture", 0.0)):
         out = tmp_path / f"{view} {mixtures}"
         how = {"distill": teacher, "distill_view": view, "mixtures": mixtures, "margin_weight": 0.0}
         _train(_settings(people, out, epochs=8, **how))
