@@ -324,9 +324,11 @@ def test_the_preset_is_settings(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_from_a_start_without_labels_wrong_ones_are_told_sooner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """50 made-up people of 40 pictures, 40 % under another name, after five epochs and after three more.
+    """50 made-up people of 40 pictures, 80 % under another name, after five epochs and after seven more.
 
-    Random labels cannot mislead a network that learnt what it could without them.
+    Measured once, with 40 % under another name and two epochs of warm-up: 0.998 from random weights, and
+    0.999 from simclr's, which leaves nothing to compare. With 80 % and five: 0.915 and 0.947; seven epochs
+    later 0.952 and 0.976.
     """
 
     def build(**sizes: Any) -> FaceResNet:
@@ -336,7 +338,7 @@ def test_from_a_start_without_labels_wrong_ones_are_told_sooner(
     known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
     monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
     people = enumerate(draw_people(50, 40, seed=0))
-    table = write_noisy(tmp_path, {f"p{n:02d}": [*map(Image.fromarray, p)] for n, p in people}, flipped=0.4)
+    table = write_noisy(tmp_path, {f"p{n:02d}": [*map(Image.fromarray, p)] for n, p in people}, flipped=0.8)
 
     def run_settings(name: str, epochs: int, batch_size: int) -> RunSettings:
         return RunSettings(
@@ -355,15 +357,8 @@ def test_from_a_start_without_labels_wrong_ones_are_told_sooner(
     for name, init in {"random": "random", "simclr": str(start)}.items():
         how = {"network": dataclasses.replace(network, init=init), "augment": Augmentation(flip=0)}
         optim = OptimSettings(lr=1e-3, backbone_lr=1e-3, clip=1.0, warmup=0.0)
-        run = run_settings(f"c2d-{name}", 8, 64)
-        _train(_settings(table, run.out, run=run, optim=optim, warmup_epochs=5, **how))
-        found[name] = [_auc_of_losses(run.out / f) for f in ("losses-warmup.csv", "losses.csv")]
-    assert found["simclr"][0] > 0.95, found
-    assert found["simclr"][0] > found["random"][0] + 0.02, found
-    assert found["simclr"][1] > 0.97, found
-
-
-def _auc_of_losses(file: Path) -> float:
-    rows = _rows(file)
-    right = [row["path"].partition("-")[0] == row["label"] for row in rows]
-    return float(roc_auc_score(right, [-float(row["loss"]) for row in rows]))
+        run = run_settings(f"c2d-{name}", 12, 64)
+        _train(_settings(table, run.out, run=run, optim=optim, warmup_epochs=5, rampup=16.0, **how))
+        found[name] = [auc_of_clean(run.out / file) for file in ("losses-warmup.csv", "losses.csv")]
+    assert found["simclr"][0] > max(0.92, found["random"][0] + 0.01), found
+    assert found["simclr"][1] > max(0.95, found["random"][1]), found
