@@ -57,10 +57,13 @@ class BregmanSubnetworks(nn.Module):
             return torch.cat(outputs, 1) + self.out_bias
 
     def _outputs(self, vectors: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
-        hidden = torch.baddbmm(bias, vectors.expand(len(weight), -1, -1), weight).relu()
+        hidden = torch.baddbmm(bias, vectors.expand(len(weight), -1, -1), weight)
         if self.training and self.dropout:
-            hidden, out = hidden * _kept(hidden, self.dropout), out / (1.0 - self.dropout)
-        return torch.bmm(hidden, out).squeeze(2).T
+            # What is left out is 0 before relu, which passes no gradient there either: no mask has to be kept.
+            with torch.no_grad():
+                hidden.mul_(_kept(hidden, self.dropout))
+            out = out / (1.0 - self.dropout)
+        return torch.bmm(hidden.relu_(), out).squeeze(2).T
 
 
 def _kept(x: Tensor, share: float) -> Tensor:
