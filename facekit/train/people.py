@@ -19,7 +19,7 @@ from facekit.train.augment import Augmentation
 from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
 from facekit.train.data import load_crops, read_listing
 from facekit.train.losses import expected_initial_loss
-from facekit.train.optim import decay_groups, progressive_margin
+from facekit.train.optim import progressive_margin
 from facekit.train.recipe import Scores, Step
 from facekit.train.settings import portable
 from facekit.train.start import start_network
@@ -167,14 +167,7 @@ class PeopleTraining:
 
     def groups(self, modules: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups of ``modules``: what comes trained learns slower."""
-        optim = self._settings.optim
-        trained = set() if self.start.trained is None else set(self.start.trained.parameters())
-        fresh = [p for p in modules.parameters() if p not in trained]
-        slow = [p for p in modules.parameters() if p in trained]
-        return [
-            *decay_groups("backbone", slow, lr=optim.trained_lr, weight_decay=optim.weight_decay),
-            *decay_groups("fresh", fresh, lr=optim.lr, weight_decay=optim.weight_decay),
-        ]
+        return self.start.groups(modules, self._settings.optim)
 
     def evaluate(self, at: Step) -> Scores:
         """All pairs of the held-out people."""
@@ -224,14 +217,8 @@ class PeopleTraining:
         return settings.start_size or settings.size if early else settings.size
 
     def _config(self, *, input_size: int | None = None, **more: Any) -> ModelConfig:
-        return ModelConfig(
-            architecture=self._settings.architecture,
-            embedding_dim=self.start.dim,
+        return self.start.config(
             input_size=input_size or self._settings.size,
-            color="rgb",
-            mean=self.start.mean,
-            std=self.start.std,
-            sizes=self.start.sizes,
             flip_average=self._settings.flip_average,
             license=self._settings.license,
             **more,

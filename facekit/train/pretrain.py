@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from facekit.checkpoint import ModelConfig, save_checkpoint
+from facekit.checkpoint import save_checkpoint
 from facekit.embed import resolve_device
 from facekit.errors import SettingError
 from facekit.train import processes
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import load_crops, read_listing, shuffled_rows
 from facekit.train.network import NetworkSettings
-from facekit.train.optim import decay_groups, rate_factor
+from facekit.train.optim import rate_factor
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
 from facekit.train.start import embedding_length, start_network
@@ -119,7 +119,7 @@ def pretraining(
     training = _Pretraining(name, settings, drawn, objective, export_head)
     return Recipe(
         modules=training.modules,
-        groups=training.groups(),
+        groups=training.start.groups(training.modules, settings.optim),
         steps_per_epoch=training.steps_per_epoch,
         batches=training.batches,
         lr_factor=lambda at: rate_factor(settings.optim, at),
@@ -218,14 +218,8 @@ class _Pretraining:
         network = self.settings.network
         calibration = self.watch.calibration(self.settings.data.data)
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
-        config = ModelConfig(
-            architecture=network.architecture,
-            embedding_dim=self.start.dim,
+        config = self.start.config(
             input_size=network.size,
-            color="rgb",
-            mean=self.start.mean,
-            std=self.start.std,
-            sizes=self.start.sizes,
             license=network.license,
             calibration=calibration,
             threshold=threshold,
@@ -234,18 +228,6 @@ class _Pretraining:
         save_checkpoint(folder, self.backbone, config)
         if self._export_head is not None:
             self._export_head(folder, self.objective)
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: a backbone that comes trained learns slower than its heads."""
-        optim = self.settings.optim
-        slow = optim.lr if self.start.trained is None else optim.trained_lr
-        backbone = list(self.backbone.parameters())
-        known = set(backbone)
-        heads = [parameter for parameter in self.modules.parameters() if parameter not in known]
-        return [
-            *decay_groups("backbone", backbone, lr=slow, weight_decay=optim.weight_decay),
-            *decay_groups("heads", heads, lr=optim.lr, weight_decay=optim.weight_decay),
-        ]
 
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing before the first step."""

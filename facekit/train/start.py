@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from facekit.checkpoint import load_checkpoint
+from facekit.checkpoint import ModelConfig, load_checkpoint
 from facekit.checkpoint.folder import read_safetensors
 from facekit.checkpoint.pickles import read_pickle
 from facekit.errors import MissingExtraError, SettingError
 from facekit.models import build
 from facekit.models.convrec import ConvRec
+from facekit.train.config import OptimSettings
+from facekit.train.optim import decay_groups
 
 __all__ = ["Start", "embedding_length", "start_network"]
 
@@ -29,6 +31,7 @@ class Start:
     """A network at the beginning of a run.
 
     Attributes:
+        architecture: what :func:`facekit.models.build` calls it.
         model: (n, 3, s, s) float, normalised -> (n, dim) float.
         dim: length of its embeddings.
         sizes: what builds it again.
@@ -37,12 +40,36 @@ class Start:
         std: what each channel is divided by afterwards.
     """
 
+    architecture: str
     model: nn.Module
     dim: int
     sizes: Mapping[str, Any]
     trained: nn.Module | None
     mean: _Triple = (127.5, 127.5, 127.5)
     std: _Triple = (127.5, 127.5, 127.5)
+
+    def config(self, *, input_size: int, **more: Any) -> ModelConfig:
+        """What is written beside the weights: the network's own facts, and ``more``, as the config has it."""
+        return ModelConfig(
+            architecture=self.architecture,
+            embedding_dim=self.dim,
+            input_size=input_size,
+            color="rgb",
+            mean=self.mean,
+            std=self.std,
+            sizes=self.sizes,
+            **more,
+        )
+
+    def groups(self, modules: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
+        """Parameter groups of ``modules``, which hold the network: what comes trained learns slower."""
+        trained = set() if self.trained is None else set(self.trained.parameters())
+        slow = [parameter for parameter in modules.parameters() if parameter in trained]
+        fresh = [parameter for parameter in modules.parameters() if parameter not in trained]
+        return [
+            *decay_groups("trained", slow, lr=optim.trained_lr, weight_decay=optim.weight_decay),
+            *decay_groups("fresh", fresh, lr=optim.lr, weight_decay=optim.weight_decay),
+        ]
 
 
 def start_network(
@@ -77,7 +104,7 @@ def start_network(
         start = _built(architecture, size, {})
         trained = start.model.backbone if isinstance(start.model, ConvRec) else start.model
         trained.load_state_dict(_imagenet() if trunk is None else trunk)
-        return Start(start.model, start.dim, start.sizes, trained, *_IMAGENET)
+        return replace(start, trained=trained, mean=_IMAGENET[0], std=_IMAGENET[1])
     found = load_checkpoint(init)
     if found.config.architecture != architecture or not isinstance(found.model, nn.Module):
         raise SettingError(f"init={init}: holds {found.config.architecture}, not {architecture}")
@@ -85,12 +112,13 @@ def start_network(
     embedding_length(found.model, size)
     if config.color != "rgb":
         raise SettingError(f"init={init}: takes {config.color}; training takes rgb, convert it first")
-    return Start(found.model, config.embedding_dim, dict(config.sizes), found.model, config.mean, config.std)
+    sizes = dict(config.sizes)
+    return Start(architecture, found.model, config.embedding_dim, sizes, found.model, config.mean, config.std)
 
 
 def _built(architecture: str, size: int, sizes: Mapping[str, Any]) -> Start:
     model = build(architecture, **sizes)
-    return Start(model, embedding_length(model, size), dict(sizes), None)
+    return Start(architecture, model, embedding_length(model, size), dict(sizes), None)
 
 
 def embedding_length(model: nn.Module, size: int) -> int:

@@ -352,7 +352,7 @@ def test_stems_of_a_start_are_its_own(pictures: Path, tmp_path: Path) -> None:
     for stem in ("half", None):
         network = NetworkSettings(stem=stem, **how)
         recipe = simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "optim": lars, "network": network}))
-        assert {group["name"]: group["lr"] for group in recipe.groups} == {"backbone": 0.12, "heads": 1.2}
+        assert {group["name"]: group["lr"] for group in recipe.groups} == {"trained": 0.12, "fresh": 1.2}
     network = NetworkSettings(stem="full", **how)
     with pytest.raises(SettingError, match=r"stem=full: .*half has another; leave it out"):
         simclr.build_recipe(simclr.SimCLRSettings(**{**shared, "network": network}))

@@ -59,7 +59,7 @@ class BregmanSubnetworks(nn.Module):
     def _outputs(self, vectors: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         hidden = torch.baddbmm(bias, vectors.expand(len(weight), -1, -1), weight)
         if self.training and self.dropout:
-            # What is left out is 0 before relu, which passes no gradient there either: no mask has to be kept.
+            # What is left out is 0 before relu, which passes no gradient there either: no mask is kept.
             with torch.no_grad():
                 hidden.mul_(_kept(hidden, self.dropout))
             out = out / (1.0 - self.dropout)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from facekit.checkpoint import ModelConfig, save_checkpoint
+from facekit.checkpoint import save_checkpoint
 from facekit.embed import resolve_device, resolve_precision
 from facekit.errors import SettingError, TrainingError
 from facekit.train import processes
@@ -205,14 +205,8 @@ class _Training:
         network = self.settings.network
         calibration = self.watch.calibration(self.settings.data.data)
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
-        config = ModelConfig(
-            architecture=network.architecture,
-            embedding_dim=self.start.dim,
+        config = self.start.config(
             input_size=network.size,
-            color="rgb",
-            mean=self.start.mean,
-            std=self.start.std,
-            sizes=self.start.sizes,
             license=network.license,
             calibration=calibration,
             threshold=threshold,

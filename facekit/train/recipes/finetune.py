@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from facekit.checkpoint import ModelConfig, save_checkpoint
+from facekit.checkpoint import save_checkpoint
 from facekit.embed import resolve_device
 from facekit.errors import SettingError, TrainingError
 from facekit.train import processes
@@ -142,7 +142,9 @@ class _Training:
         torch.manual_seed(run.seed)
         self.start = _start(network)
         device = resolve_device(run.device)
-        backbone = Backbone(network.architecture, self.start.model, self._config(), device)
+        backbone = Backbone(
+            network.architecture, self.start.model, self.start.config(input_size=network.size), device
+        )
         labelled = Labelled.of(self.examples, rows, network.resolution)
         self.tuning = Tuning(
             backbone, self.task, labelled, settings.views, batch_size=run.batch_size, seed=run.seed
@@ -218,8 +220,13 @@ class _Training:
         step, score = self._best.restore(self.tuning.modules)
         test, out = self.examples.rows(TEST), self.settings.run.out
         figures = self.task.scores(self.tuning.outputs(test), test)
-        kept = {"name": _NAME, "settings": portable(self.settings), "test": figures}
-        save_checkpoint(folder, self.tuning.modules["backbone"], self._config(recipe=kept))
+        network = self.settings.network
+        config = self.start.config(
+            input_size=network.size,
+            license=network.license,
+            recipe={"name": _NAME, "settings": portable(self.settings), "test": figures},
+        )
+        save_checkpoint(folder, self.tuning.modules["backbone"], config)
         _save_head(folder, self.tuning.modules["head"], self.examples, self.task)
         cell = Cell(
             method="supervised" if self.pile is None else "pseudo-labels",
@@ -253,20 +260,6 @@ class _Training:
         sizes = "{} pictures to learn from, {} to choose by, {} to test with".format(*counts)
         pile = () if self.pile is None else (f"{len(self.pile)} pictures without labels",)
         return what + sizes, *never_known(self.examples), *self.task.notes, *pile
-
-    def _config(self, **more: Any) -> ModelConfig:
-        network = self.settings.network
-        return ModelConfig(
-            architecture=network.architecture,
-            embedding_dim=self.start.dim,
-            input_size=network.size,
-            color="rgb",
-            mean=self.start.mean,
-            std=self.start.std,
-            sizes=self.start.sizes,
-            license=network.license,
-            **more,
-        )
 
 
 def _open(settings: FineTuningSettings) -> Examples:
