@@ -14,16 +14,14 @@ import json
 import random
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain_tables import _face_sets, _write
+from trainings import TRAIN, face_sets, write_table
 
 from facekit.train.probe.table import read_cells
 
-_TRAIN = (sys.executable, "-m", "facekit.train")
 _FEW = 1627  # 1 % of CelebA's training rows
 _ALLOWED = 0.03
 
@@ -39,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    sets = _face_sets(arguments.data, arguments.out / "data", 0)
+    sets = face_sets(arguments.data, arguments.out / "data", 0)
     flags = _length(arguments.table, full=arguments.full)
     flags += ["--init", arguments.init] if arguments.init else []
     seeds = range(3 if arguments.full else 1)
@@ -62,7 +60,7 @@ def attributes(sets: Path, out: Path, flags: Sequence[str], seeds: Sequence[int]
     """The first labels of the set, as tables with few labels have it; the pile is whatever else there is."""
     header, rows = _read(sets / "attributes.csv")
     train = [row for row in rows if row[1] == "train"][:few]
-    _write(sets / "few.csv", header, [*train, *(row for row in rows if row[1] != "train")])
+    write_table(sets / "few.csv", header, [*train, *(row for row in rows if row[1] != "train")])
     folders = []
     for seed in seeds:
         run = out / f"few-{seed}"
@@ -73,7 +71,7 @@ def attributes(sets: Path, out: Path, flags: Sequence[str], seeds: Sequence[int]
             [*flags, "--unlabelled", str(sets / "unlabelled.csv")],
         )
         folders += [str(run / "supervised"), str(run)]
-    subprocess.run([*_TRAIN, "probe", "table", *folders, "--out", str(out / "few")], check=True)
+    subprocess.run([*TRAIN, "probe", "table", *folders, "--out", str(out / "few")], check=True)
 
 
 def hidden(sets: Path, out: Path, flags: Sequence[str], seeds: Sequence[int]) -> None:
@@ -84,7 +82,7 @@ def hidden(sets: Path, out: Path, flags: Sequence[str], seeds: Sequence[int]) ->
         [*row[:2], *("" if row[1] == "train" and drawn.random() < 0.5 else cell for cell in row[2:])]
         for row in rows
     ]
-    _write(sets / "half.csv", header, blank)
+    write_table(sets / "half.csv", header, blank)
     figures: dict[str, list[float]] = {"attributes": [], "half": []}
     for seed in seeds:
         for name, found in figures.items():
@@ -101,7 +99,7 @@ def hidden(sets: Path, out: Path, flags: Sequence[str], seeds: Sequence[int]) ->
 
 
 def _run(data: str, out: Path, seed: int, flags: Sequence[str]) -> None:
-    command = [*_TRAIN, "finetune", "--data", data, "--out", str(out), "--seed", str(seed), *flags]
+    command = [*TRAIN, "finetune", "--data", data, "--out", str(out), "--seed", str(seed), *flags]
     print("$", " ".join(["python", *command[1:]]), flush=True)
     subprocess.run(command, check=True)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pretrain_tables import _RANDOM, _TRAIN, _all, _face_sets, _probe
+from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all
 
 from facekit.train.log import read_log
 from facekit.train.probe.table import read_cells
@@ -37,19 +37,19 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    sets = _face_sets(arguments.data, out / "data", 0 if arguments.full else 6000)
+    sets = face_sets(arguments.data, out / "data", 0 if arguments.full else 6000)
     epochs, batch = (200, 512) if arguments.full else (8, 128)
     how = ["--size", "112", "--epochs", str(epochs), "--batch-size", str(batch), "--heldout", "0.02"]
     data = ["--data", str(sets / "unlabelled.csv")]
     runs = {name: out / name.replace(", ", "-").replace(" ", "-") for name in RUNS}
-    _all(
-        [[*_TRAIN, "simclr", *data, "--out", str(runs[name]), *how, *flags] for name, flags in RUNS.items()],
+    run_all(
+        [[*TRAIN, "simclr", *data, "--out", str(runs[name]), *how, *flags] for name, flags in RUNS.items()],
         1,
     )
     probes = _probes(
         sets, [f"{name}={run / 'checkpoint'}" for name, run in runs.items()], full=arguments.full
     )
-    _probe(probes, out, ["--size", "112"], 1)
+    probe_all(probes, out, ["--size", "112"], 1)
     compare([out / f"probe-{number}" / "cells" for number in range(len(probes))])
     whole, low = (rate(run, batch, until) for run, until in zip(runs.values(), (1.0, SHARE), strict=True))
     ratio = low / whole
@@ -62,10 +62,10 @@ def _probes(sets: Path, networks: Sequence[str], *, full: bool) -> list[list[str
     expressions = str(sets / "expressions" / "fer2013_subset")
     tuned = ["--seeds", "3"] if full else ["--seeds", "1", "--epochs", "8"]
     return [
-        ["knn", _RANDOM, *networks, "--data", attributes, expressions, people],
-        ["linear", _RANDOM, *networks, "--data", attributes, "--first", "1627", "8000"],
-        ["linear", _RANDOM, *networks, "--data", expressions, "--seeds", "1"],
-        ["finetune", _RANDOM, *networks, "--data", attributes, "--first", "1627", *tuned],
+        ["knn", RANDOM, *networks, "--data", attributes, expressions, people],
+        ["linear", RANDOM, *networks, "--data", attributes, "--first", "1627", "8000"],
+        ["linear", RANDOM, *networks, "--data", expressions, "--seeds", "1"],
+        ["finetune", RANDOM, *networks, "--data", attributes, "--first", "1627", *tuned],
     ]
 
 

@@ -17,17 +17,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 import tarfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +31,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
+from trainings import TRAIN, run_all, write_table
 
 from facekit.checkpoint import load_checkpoint
 from facekit.train.config import DataSettings
 from facekit.train.data import load_crops, read_listing
 
-_TRAIN = (sys.executable, "-m", "facekit.train")
 _AUCS = ("AUC after warm-up", "AUC at the end")
 _COLUMNS = ("noise", "run", *_AUCS, "suggestions right", "training, %", "test, %", "minutes")
 
@@ -162,7 +158,7 @@ def measure(plan: Plan, sets: Path, out: Path, *, init: str | None, jobs: int) -
     if init is None:
         learnt = out / "simclr"
         data = ("--data", str(sets / "unlabelled.csv"), "--out", str(learnt))
-        _all([[*_TRAIN, *plan.before.split(), *network, *data]], 1)
+        run_all([[*TRAIN, *plan.before.split(), *network, *data]], 1)
         init = str(learnt / "checkpoint")
     c2d = ("--epochs", str(plan.epochs), "--warmup-epochs", str(plan.warmup))
     plain = ("--epochs", str(plan.plain), "--warmup-epochs", str(plan.plain))
@@ -176,8 +172,8 @@ def measure(plan: Plan, sets: Path, out: Path, *, init: str | None, jobs: int) -
     for (noise, way), run in runs.items():
         if not (run / "head.safetensors").exists():  # written last
             data = ("--data", str(sets / f"noisy{noise}.csv"), "--out", str(run))
-            commands.append([*_TRAIN, "c2d", *plan.learn.split(), *network, *ways[way], *data])
-    _all(commands, jobs)
+            commands.append([*TRAIN, "c2d", *plan.learn.split(), *network, *ways[way], *data])
+    run_all(commands, jobs)
     truth = {row["path"]: row["identity"] for row in _read(sets / "true.csv")}
     rows = [[f"{noise} %", way, *_worth(plan, run, sets, truth)] for (noise, way), run in runs.items()]
     lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
@@ -230,19 +226,6 @@ def _accuracy(run: Path, table: Path, side: int) -> float:
     return sum(classes[said] == listing.source.people[person] for said, person in pairs) / len(crops)
 
 
-def _all(commands: Sequence[Sequence[str]], jobs: int) -> None:
-    """Run them, some at a time; the first failure ends all of it."""
-    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {}
-
-    def run(command: Sequence[str]) -> None:
-        print("$", " ".join(["python", *command[1:]]), flush=True)
-        subprocess.run(command, check=True, env={**os.environ, **one}, stderr=subprocess.DEVNULL)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(run, command) for command in commands]:
-            done.result()
-
-
 def face_sets(plan: Plan, data: Path, to: Path) -> Path:
     """People of the training part with enough pictures, of which a fifth is kept for the test."""
     if (to / "true.csv").exists():
@@ -291,23 +274,18 @@ def write_sets(
         for row, (path, name) in enumerate(learnt):
             other = draw.choice([other for other in names if other != name])
             said.append((path, other if row in wrong else name, "train"))  # so that nobody is held out
-        _write(to / f"noisy{noise}.csv", ["path", "identity", "split"], said)
-    _write(to / "unlabelled.csv", ["path"], ([path] for path, _ in learnt))
-    _write(to / "test.csv", ["path", "identity"], ((path, name) for name in names for path in test[name]))
-    _write(to / "true.csv", ["path", "identity"], learnt)  # last: it says that all are there
+        write_table(to / f"noisy{noise}.csv", ["path", "identity", "split"], said)
+    write_table(to / "unlabelled.csv", ["path"], ([path] for path, _ in learnt))
+    write_table(
+        to / "test.csv", ["path", "identity"], ((path, name) for name in names for path in test[name])
+    )
+    write_table(to / "true.csv", ["path", "identity"], learnt)  # last: it says that all are there
     return to
 
 
 def _read(table: Path) -> list[dict[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from trainings import write_table
+
 _METHODS = ("cluster", "classifier")
 _ARCHIVES = {
     "faces": "faces/images.zip",
@@ -62,7 +64,7 @@ def precision(data: Path, out: Path, full: bool, checkpoint: str | None) -> None
     half, ours = (3500, 2000) if full else (350, 300)
     target = [row["path"] for row in celeba if row["identity"] in shown][:ours]
     like = [row["path"] for row in celeba if row["identity"] not in shown][:half]
-    _write(pictures / "target.csv", ["path"], ([path] for path in target))
+    write_table(pictures / "target.csv", ["path"], ([path] for path in target))
     others = {
         "hard": _others(rng, half, *(_paths(rows, source) for source in ("pubfig", "glint"))),
         "easy": _others(rng, half, _files(pictures, "age_gender"), _files(pictures, "expressions")),
@@ -70,7 +72,7 @@ def precision(data: Path, out: Path, full: bool, checkpoint: str | None) -> None
     lines = []
     for name, unlike in others.items():
         mixture = pictures / f"{name}.csv"
-        _write(mixture, ["path"], ([path] for path in _shuffled(rng, [*like, *unlike])))
+        write_table(mixture, ["path"], ([path] for path in _shuffled(rng, [*like, *unlike])))
         for method in _METHODS:
             chosen = select(mixture, pictures / "target.csv", out / name, method, checkpoint)
             right = len(chosen & set(like)) / len(chosen)
@@ -94,11 +96,11 @@ def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
     foreign += [_files(pictures, "age_gender"), _files(pictures, "expressions")]
     half = min(sum(map(len, foreign)), len(free), len(free) if full else 3000)
     mixture = [*_shuffled(rng, free)[:half], *_others(rng, half, *foreign)]
-    _write(pictures / "whole.csv", ["path"], ([path] for path in _shuffled(rng, mixture)))
-    _write(pictures / "random.csv", ["path"], ([path] for path in _shuffled(rng, mixture)[:half]))
-    _write(pictures / "target.csv", ["path"], ([path] for path in labelled))
+    write_table(pictures / "whole.csv", ["path"], ([path] for path in _shuffled(rng, mixture)))
+    write_table(pictures / "random.csv", ["path"], ([path] for path in _shuffled(rng, mixture)[:half]))
+    write_table(pictures / "target.csv", ["path"], ([path] for path in labelled))
     chosen = select(pictures / "whole.csv", pictures / "target.csv", out / "chosen", "cluster", checkpoint)
-    _write(pictures / "selected.csv", ["path"], ([path] for path in mixture if path in chosen))
+    write_table(pictures / "selected.csv", ["path"], ([path] for path in mixture if path in chosen))
     print(f"{len(chosen & set(free)) / len(chosen):.3f} of the selected half are CelebA's")
     length = "--size 112 --epochs 200 --batch-size 512" if full else "--size 64 --epochs 8 --batch-size 128"
     runs = {name: out / f"simclr-{name}" for name in ("whole", "selected", "random")}
@@ -158,7 +160,7 @@ def _attributes(data: Path, pictures: Path, known: Sequence[Row], number: Mappin
     for row in known:
         split = next((split for last, split in splits.items() if number[row["path"]] <= last), "test")
         lines.append([row["path"], split, *row["attributes"]])
-    _write(pictures / "attributes.csv", ["path", "split", *names], lines)
+    write_table(pictures / "attributes.csv", ["path", "split", *names], lines)
 
 
 def _shuffled(rng: random.Random, items: Iterable) -> list:  # type: ignore[type-arg]
@@ -178,16 +180,9 @@ def _run(command: Sequence[str], *, read: bool = False) -> str:
 
 
 def _table(out: Path, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    _write(out.with_suffix(".csv"), header, lines)
+    write_table(out.with_suffix(".csv"), header, lines)
     for line in [header, *lines]:
         print("  ".join(f"{cell:<12}" for cell in line).rstrip())
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    beside = path.with_suffix(".part")
-    with beside.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    beside.replace(path)
 
 
 if __name__ == "__main__":
