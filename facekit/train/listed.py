@@ -38,12 +38,12 @@ def read_list(table: Path, root: Path, columns: Sequence[str] = ("path",)) -> It
     Raises:
         TrainingError: not such a file, or a path that leads out of ``root``.
     """
+    needed = f"{'column' if len(columns) == 1 else 'columns'} {' and '.join(columns)}"
     try:
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file, restval="")
             if not set(columns) <= set(reader.fieldnames or ()):
-                word = "column" if len(columns) == 1 else "columns"
-                raise TrainingError(f"{table}: needs a header with the {word} {' and '.join(columns)}")
+                raise TrainingError(f"{table}: needs a header with the {needed}")
             for row in reader:
                 path = (root / row["path"]).resolve()
                 if not row["path"] or not path.is_relative_to(root):
@@ -52,4 +52,6 @@ def read_list(table: Path, root: Path, columns: Sequence[str] = ("path",)) -> It
                 row.pop(None, None)  # cells beyond the header
                 yield Listed(reader.line_num, path.relative_to(root).as_posix(), dict(row))
     except (OSError, ValueError, csv.Error) as error:
-        raise TrainingError(f"{table}: not a readable CSV file ({error})") from error
+        raise TrainingError(
+            f"{table}: not a readable CSV file ({error}); give one with the {needed}"
+        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from facekit.errors import TrainingError
 from facekit.train.config import DataSettings
-from facekit.train.data import open_source, read_listing
+from facekit.train.data import load_crops, open_source, read_listing
 from facekit.train.sources.recordio import write_records
 
 _PEOPLE, _EACH = 4, 3
@@ -126,6 +128,20 @@ def test_hostile_lists(sources: dict[str, Path], tmp_path: Path, lines: list[str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """A list that a command wrote of such files is one that training reads."""
+    name = os.fsdecode(b"caf\xe9.png")
+    for picture in (name, "tea.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / picture)
+    table = tmp_path / "selected.csv"
+    table.write_bytes(os.fsencode(f"path,identity\n{name},a\ntea.png,b\n"))
+    exclude = _table(tmp_path, "path", "tea.png")
+    train, _ = read_listing(DataSettings(data=table, heldout=0, exclude=exclude))
+    assert [train.source.name(row) for row in train.rows.tolist()] == [name]
+    assert load_crops(train, 8, progress=False).pictures.shape == (1, 3, 8, 8)
+
+
 def test_a_list_that_is_not_there(sources: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="not a readable CSV"):
+    with pytest.raises(TrainingError, match=r"not a readable CSV file \(.*\); give one with the column path"):
         _names(sources["folder"], tmp_path / "none.csv")

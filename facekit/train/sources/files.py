@@ -79,7 +79,7 @@ def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) 
     root = (images or table.parent).resolve()
     rows = []
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             wanted = ("path", "identity") if labelled else ("path",)
             if not set(wanted) <= set(reader.fieldnames or ()):
