@@ -132,14 +132,14 @@ def test_hostile_lists(sources: dict[str, Path], tmp_path: Path, lines: list[str
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     """A list that a command wrote of such files is one that training reads."""
     name = os.fsdecode(b"caf\xe9.png")
-    for picture in (name, "tea.png"):
+    for picture in (name, "milk.png", "tea.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / picture)
     table = tmp_path / "selected.csv"
-    table.write_bytes(os.fsencode(f"path,identity\n{name},a\ntea.png,b\n"))
+    table.write_bytes(os.fsencode(f"path,identity\n{name},a\nmilk.png,b\ntea.png,c\n"))
     exclude = _table(tmp_path, "path", "tea.png")
     train, _ = read_listing(DataSettings(data=table, heldout=0, exclude=exclude))
-    assert [train.source.name(row) for row in train.rows.tolist()] == [name]
-    assert load_crops(train, 8, progress=False).pictures.shape == (1, 3, 8, 8)
+    assert [train.source.name(row) for row in train.rows.tolist()] == [name, "milk.png"]
+    assert load_crops(train, 8, progress=False).pictures.shape == (2, 3, 8, 8)
 
 
 def test_a_list_that_is_not_there(sources: dict[str, Path], tmp_path: Path) -> None:
