@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all
+from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all, training_rows
 
 from facekit.train.log import read_log
 from facekit.train.probe.table import read_cells
@@ -60,10 +60,11 @@ def main() -> None:
 def _probes(sets: Path, networks: Sequence[str], *, full: bool) -> list[list[str]]:
     attributes, people = f"attributes={sets / 'attributes.csv'}", f"identities={sets / 'people.csv'}"
     expressions = str(sets / "expressions" / "fer2013_subset")
+    most = training_rows(sets / "attributes.csv")
     tuned = ["--seeds", "3"] if full else ["--seeds", "1", "--epochs", "8"]
     return [
         ["knn", RANDOM, *networks, "--data", attributes, expressions, people],
-        ["linear", RANDOM, *networks, "--data", attributes, "--first", "1627", "8000"],
+        ["linear", RANDOM, *networks, "--data", attributes, "--first", "1627", most],
         ["linear", RANDOM, *networks, "--data", expressions, "--seeds", "1"],
         ["finetune", RANDOM, *networks, "--data", attributes, "--first", "1627", *tuned],
     ]

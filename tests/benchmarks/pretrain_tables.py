@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all, write_table
+from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all, training_rows, write_table
 
 # recipe and flags by row; views alike: two of each picture
 _FACES = {
@@ -83,15 +83,16 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
         str(sets / "expressions" / "fer2013_subset"),
     )
     points, people = f"landmarks={sets / 'landmarks5' / 'points.csv'}", f"identities={sets / 'people.csv'}"
-    tuned = [["--first", "1627", "--seeds", "3"], ["--first", "8000", "--seeds", "3"]]
+    most = training_rows(sets / "attributes.csv")
+    tuned = [["--first", "1627", "--seeds", "3"], ["--first", most, "--seeds", "3"]]
     if not full:
         tuned = [
             ["--first", "1627", "--seeds", "2", "--epochs", "6", "--least-steps", "70"],
-            ["--first", "8000", "--seeds", "1", "--epochs", "1", "--least-steps", "60"],
+            ["--first", most, "--seeds", "1", "--epochs", "1", "--least-steps", "60"],
         ]
     probes = [
         ["knn", "pixels", *networks, "--data", attributes, expressions, people],
-        ["linear", *networks, "--data", attributes, "--first", "1627", "8000"],
+        ["linear", *networks, "--data", attributes, "--first", "1627", most],
         *(["finetune", *networks, "--data", attributes, *how] for how in tuned),
         ["linear", *networks, "--data", expressions, "--fraction", "0.1", "1.0", "--seeds", "1"],
         ["linear", *networks, "--data", points, "--seeds", "1", "--head-steps", "2000" if full else "500"],

@@ -28,7 +28,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trainings import write_table
+from trainings import training_rows, write_table
 
 _METHODS = ("cluster", "classifier")
 _ARCHIVES = {
@@ -108,7 +108,8 @@ def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
         where = ["--data", str(pictures / f"{name}.csv"), "--out", str(folder)]
         _run(["-m", "facekit.train", "simclr", *where, *length.split(), "--lr", "1e-3"])
     networks = [f"{name}={folder / 'checkpoint'}" for name, folder in runs.items()]
-    asked = ["--data", f"attributes={pictures / 'attributes.csv'}", "--first", "1627", "8000"]
+    table = pictures / "attributes.csv"
+    asked = ["--data", f"attributes={table}", "--first", "1627", training_rows(table)]
     size = ["--size", "112" if full else "64", "--out", str(out / "probe")]
     _run(["-m", "facekit.train", "probe", "linear", "untrained=scratch:resnet10t", *networks, *asked, *size])
     _run(["-m", "facekit.train", "probe", "table", str(out / "probe"), "--out", str(out)])

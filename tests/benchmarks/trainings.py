@@ -23,12 +23,15 @@ _ARCHIVES = (
 
 
 def run_all(commands: Sequence[Sequence[str]], jobs: int) -> None:
-    """Run them, some at a time; the first failure ends all of it."""
+    """Run them, some at a time; after a failure none is begun, and what it said is shown."""
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} if jobs > 1 else {}
 
     def run(command: Sequence[str]) -> None:
         print("$", " ".join(["python", *command[1:]]), flush=True)
-        subprocess.run(command, check=True, env={**os.environ, **one}, stderr=subprocess.DEVNULL)
+        ended = subprocess.run(command, check=False, env={**os.environ, **one}, stderr=subprocess.PIPE)
+        if ended.returncode:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit(ended.stderr.decode(errors="replace").replace("\r", "\n")[-2000:])
 
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(run, command) for command in commands]:
@@ -81,6 +84,12 @@ def face_sets(data: Path, to: Path, pictures: int) -> Path:
     write_table(to / "people.csv", ["path", "identity", "split"], [*learnt, *heldout])
     write_table(to / "unlabelled.csv", ["path"], ([path] for path in free[: pictures or None]))
     return to
+
+
+def training_rows(table: Path) -> str:
+    """How many pictures a table has to train on, as a flag takes it: of CelebA's 8,000, some lack here."""
+    with table.open(newline="") as file:
+        return str(sum(row["split"] == "train" for row in csv.DictReader(file)))
 
 
 def _split(number: int) -> str:
