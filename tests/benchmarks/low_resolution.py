@@ -59,7 +59,7 @@ def main() -> None:
 
 def _probes(sets: Path, networks: Sequence[str], *, full: bool) -> list[list[str]]:
     attributes, people = f"attributes={sets / 'attributes.csv'}", f"identities={sets / 'people.csv'}"
-    expressions = str(sets / "expressions" / "fer2013_subset")
+    expressions = str(sets / "expressions")
     most = training_rows(sets / "attributes.csv")
     tuned = ["--seeds", "3"] if full else ["--seeds", "1", "--epochs", "8"]
     return [

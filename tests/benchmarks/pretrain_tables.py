@@ -80,7 +80,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     size = ["--size", "112" if full else "64"]
     attributes, expressions = (
         f"attributes={sets / 'attributes.csv'}",
-        str(sets / "expressions" / "fer2013_subset"),
+        str(sets / "expressions"),
     )
     points, people = f"landmarks={sets / 'landmarks5' / 'points.csv'}", f"identities={sets / 'people.csv'}"
     most = training_rows(sets / "attributes.csv")
