@@ -35,16 +35,17 @@ def main() -> None:
     parser.add_argument("--init")
     parser.add_argument("--few", type=int, default=_FEW)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out / ("full" if arguments.full else "short")
+    out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    sets = face_sets(arguments.data, arguments.out / "data", 0)
+    sets = face_sets(arguments.data, out / "data", 0)
     flags = _length(arguments.table, full=arguments.full)
     flags += ["--init", arguments.init] if arguments.init else []
     seeds = range(3 if arguments.full else 1)
     if arguments.table == "attributes":
-        attributes(sets, arguments.out, flags, seeds, arguments.few)
+        attributes(sets, out, flags, seeds, arguments.few)
     else:
-        hidden(sets, arguments.out, flags, seeds)
+        hidden(sets, out, flags, seeds)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
 
 

@@ -141,14 +141,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
     began = time.monotonic()
-    given.out.mkdir(parents=True, exist_ok=True)
+    out = given.out / f"{given.table}-{'full' if given.full else 'short'}"
+    out.mkdir(parents=True, exist_ok=True)
     if given.table == "faces":
         plan = _ALL_FACES if given.full else _FACES
-        sets = face_sets(plan, given.data, given.out / "data")
+        sets = face_sets(plan, given.data, out / "data")
     else:
         plan = _ALL_CIFAR10 if given.full else _CIFAR10
-        sets = cifar_sets(plan, given.data, given.out / "data")
-    measure(plan, sets, given.out, init=given.init, jobs=given.jobs)
+        sets = cifar_sets(plan, given.data, out / "data")
+    measure(plan, sets, out, init=given.init, jobs=given.jobs)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
 
 

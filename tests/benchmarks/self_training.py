@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import subprocess
-import sys
 import time
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
+
+from trainings import TRAIN, write_table
 
 _EVERY = 5  # of so many people, one keeps the name
 _SHORT = "--size 64 --epochs 12 --batch-size 128 --lr 2e-3"
@@ -31,11 +32,12 @@ def main() -> None:
     parser.add_argument("flags", nargs="*", help="of the recipe, behind --")
     arguments = parser.parse_args()
     began = time.monotonic()
-    labelled, pile = _sets(arguments.data / "faces", arguments.out / "data", arguments.first)
-    run = arguments.out / ("full" if arguments.full else "short")
+    people = "data" if arguments.first is None else f"data-{arguments.first}"
+    labelled, pile = _sets(arguments.data / "faces", arguments.out / people, arguments.first)
+    run = arguments.out / f"{people}-{'full' if arguments.full else 'short'}"
     length = _FULL if arguments.full else _SHORT
     command = [
-        *(sys.executable, "-m", "facekit.train", "selftrain", "--architecture", "faceresnet"),
+        *(*TRAIN, "selftrain", "--architecture", "faceresnet"),
         *("--data", str(labelled), "--unlabelled", str(pile), "--out", str(run)),
         *length.split(),
         *arguments.flags,
@@ -67,10 +69,7 @@ def _sets(faces: Path, to: Path, first: int | None) -> tuple[Path, Path]:
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, columns, ([row[column] for column in columns] for row in rows))
 
 
 def _quality(found: Path, index: Path) -> str:
