@@ -60,11 +60,17 @@ def train(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) 
 
 
 def train_once(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) -> Path:
-    """:func:`train`, for a run that another one needs first: nothing is done where it is finished."""
+    """:func:`train`, for a run that another one needs first: nothing is done where it is finished.
+
+    Raises:
+        TrainingError: it began with other settings, so that nothing could be compared with what it made.
+    """
     out = settings.run.out
     checkpoint, kept = out / "checkpoint", out / CONFIG
-    there = (checkpoint / "config.json").is_file() and kept.is_file()
-    finished = there and not changes(kept, to_json(name, settings))
+    changed = changes(kept, to_json(name, settings)) if kept.is_file() else []
+    if changed and saved_step(out / "state") is not None:
+        raise TrainingError(f"{out}: {changed[0]}; what is compared has to be alike: give another --out")
+    finished = (checkpoint / "config.json").is_file() and kept.is_file() and not changed
     if processes.highest(int(not finished)):  # all are of one mind, whoever looked first
         _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
         return train(name, settings, build)

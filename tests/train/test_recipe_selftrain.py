@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -139,6 +140,9 @@ def test_the_whole_of_it(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
     assert again == checkpoint
     assert f"{supervised}: is finished" in caplog.text
     assert json.loads((out / "table.json").read_text()) == figures
+    other = replace(settings, optim=OptimSettings(lr=1e-3))
+    with pytest.raises(TrainingError, match=r"supervised: goes on with optim.lr=0.001, .* another --out"):
+        train("selftrain", other, build_recipe)
 
 
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(

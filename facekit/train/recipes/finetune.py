@@ -38,10 +38,9 @@ from facekit.train.probe.table import Cell, read_cells, write_cell
 from facekit.train.probe.tasks import Task, task_of
 from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
 from facekit.train.recipe import Recipe, Scores, Step
-from facekit.train.run import CONFIG, train_once
-from facekit.train.settings import changes, portable, to_json
+from facekit.train.run import train_once
+from facekit.train.settings import portable
 from facekit.train.start import Start, start_network
-from facekit.train.state import saved_step
 from facekit.train.stream import open_crops
 from facekit.train.views import ViewSettings
 from facekit.wholefile import replacing
@@ -284,9 +283,6 @@ def _train_supervised(settings: FineTuningSettings) -> None:
     """The run that a pile is compared with: the same without it, found again where it is finished."""
     out = settings.run.out / "supervised"
     alone = replace(settings, run=replace(settings.run, out=out), unlabelled=None, pseudo=PseudoSettings())
-    if (out / CONFIG).exists() and saved_step(out / "state") is not None:
-        for line in changes(out / CONFIG, to_json(_NAME, alone)):
-            raise TrainingError(f"{out}: {line}; what is compared has to be alike: give another --out")
     train_once(_NAME, alone, build_recipe)
 
 
