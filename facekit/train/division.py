@@ -92,7 +92,7 @@ def known_labels(listing: Listing, crops: Crops | Stream) -> Labelled:
 def judge(
     logits: Callable[[Tensor], Sequence[Tensor]], crops: Crops | Stream, *, shared: bool = True
 ) -> Judgement:
-    """Look at all pictures as they are, without augmentation.
+    """Look at all pictures as they are, without augmentation. What cannot be read is not seen.
 
     Args:
         logits: (b, 3, s, s) uint8 -> (b, classes) of each of two networks, which are in evaluation mode.
@@ -104,7 +104,8 @@ def judge(
     order = torch.split(torch.arange(len(crops)), _AT_ONCE)
     if shared:
         order = order[processes.rank() :: processes.world()]
-    for pictures, labels, rows in crops.batches(order):
+    readable = crops.readable(order) if isinstance(crops, Stream) else crops.batches(order)
+    for pictures, labels, rows in readable:
         said = [each.float().log_softmax(1) for each in logits(pictures)]
         for place, each in enumerate(said):
             found[place, rows] = F.nll_loss(each, labels.to(each.device), reduction="none").cpu()

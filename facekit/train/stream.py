@@ -86,6 +86,23 @@ class Stream:
         Raises:
             TrainingError: of a whole batch nothing can be read, or a process ended.
         """
+        for pictures, rows, broken in self._decoded(order):
+            if not rows:
+                raise TrainingError(f"no picture of a whole batch can be read; {broken[0][1]}")
+            yield pictures, self._labels[rows], torch.tensor(rows)
+
+    def readable(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """:meth:`batches`, without those of which nothing can be read: where the pictures are not learnt.
+
+        Raises:
+            TrainingError: a process ended.
+        """
+        for pictures, rows, _ in self._decoded(order):
+            if rows:
+                yield pictures, self._labels[rows], torch.tensor(rows)
+
+    def _decoded(self, order: Sequence[Tensor]) -> Iterator[_Decoded]:
+        """What the processes make of each batch; what they cannot read is reported."""
         self._order[:] = [rows.tolist() for rows in order]
         try:
             for pictures, rows, broken in self._batches:
@@ -93,9 +110,7 @@ class Stream:
                     if row not in self._reported:
                         self._reported.add(row)
                         _log.warning("left out: %s", reason)
-                if not rows:
-                    raise TrainingError(f"no picture of a whole batch can be read; {broken[0][1]}")
-                yield pictures, self._labels[rows], torch.tensor(rows)
+                yield pictures, rows, broken
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

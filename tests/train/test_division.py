@@ -54,6 +54,18 @@ def test_one_process_looks_at_all_where_it_is_alone(crops: Crops) -> None:
     assert torch.equal(together.losses, alone.losses)
 
 
+def test_a_block_of_which_nothing_can_be_read_is_not_seen(tmp_path: Path) -> None:
+    """The last of 257 streamed pictures, which is looked at by itself."""
+    (tmp_path / "a").mkdir()
+    for number in range(256):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "a" / f"{number:03d}.png")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
+    listing, _ = read_listing(DataSettings(data=tmp_path, heldout=0))
+    judgement = judge(_logits, Stream(listing, 4, workers=0))
+    assert judgement.seen.tolist() == [True] * 256 + [False]
+
+
 def test_losses_that_are_no_numbers_end_the_run(crops: Crops) -> None:
     broken = Judgement(torch.ones(3).bool(), torch.tensor([[1.0, torch.nan, 2], [1, 1, 1]]), torch.zeros(3))
     with pytest.raises(TrainingError, match="lower --lr"):
