@@ -132,6 +132,7 @@ class Labelled:
         squares: their pictures.
         judges: (j,) int64, the rows for validation.
         seen: their pictures.
+        size: side of all these pictures in pixels.
     """
 
     examples: Examples
@@ -139,6 +140,7 @@ class Labelled:
     squares: Squares
     judges: Tensor
     seen: Squares
+    size: int
 
     @classmethod
     def of(cls, examples: Examples, rows: Tensor, size: int) -> Labelled:
@@ -150,7 +152,8 @@ class Labelled:
             size: side of the pictures in pixels.
         """
         judges = examples.rows(VALIDATION)
-        return cls(examples, rows, Squares(examples, rows, size), judges, Squares(examples, judges, size))
+        squares, seen = Squares(examples, rows, size), Squares(examples, judges, size)
+        return cls(examples, rows, squares, judges, seen, size)
 
 
 class Tuning:
@@ -245,8 +248,8 @@ class Tuning:
         return judged(self.task, self._through(self.labelled.seen), self.labelled.judges)
 
     def outputs(self, rows: Tensor) -> Tensor:
-        """Of the head, for some rows of the set; on the CPU."""
-        return self._through(Squares(self.labelled.examples, rows, self.backbone.size))
+        """Of the head, for some rows of the set, prepared as those for validation; on the CPU."""
+        return self._through(Squares(self.labelled.examples, rows, self.labelled.size))
 
     def require_scored(self) -> None:
         """Score anything, so that pictures which cannot be scored are found before the first step.

@@ -21,7 +21,7 @@ from facekit.train.probe import finetuning
 from facekit.train.probe.backbone import Backbone, open_backbone
 from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, Picture
 from facekit.train.probe.features import Features
-from facekit.train.probe.finetuning import FineTuneSettings, fine_tune
+from facekit.train.probe.finetuning import FineTuneSettings, Labelled, Tuning, fine_tune
 from facekit.train.probe.fitting import Plan, judged, learn
 from facekit.train.probe.frozen import LinearSettings, fit_head
 from facekit.train.probe.tasks import task_of
@@ -263,6 +263,19 @@ def test_a_seed_fixes_the_course_and_another_takes_another(tmp_path: Path) -> No
     assert first.looks == again.looks
     assert not torch.allclose(first.outputs(rows), other.outputs(rows))
     assert [look.at for look in first.looks] == [3]
+
+
+def test_pictures_are_tested_as_those_were_that_chose(tmp_path: Path) -> None:
+    """Decoded to another size than the network's, and shrunk from there."""
+    examples = made.classes(tmp_path / "set", (3, 3, 3))
+    backbone = open_backbone(str(made.tiny_checkpoint(tmp_path / "net")), size=None, seed=0, device=made.CPU)
+    rows, judges = examples.rows(TRAIN), examples.rows(VALIDATION)
+    labelled = Labelled.of(examples, rows, made.SIZE + 4)
+    tuning = Tuning(
+        backbone, task_of(examples, rows), labelled, FineTuneSettings().views, batch_size=4, seed=0
+    )
+    chose = tuning.told(labelled.seen.at(torch.arange(len(judges))))
+    assert tuning.outputs(judges).equal(chose)
 
 
 @pytest.mark.parametrize("known", [True, False])
