@@ -27,7 +27,7 @@ _MOST = 64  # centres
 _CONCENTRATION = 5.0  # of the density around a centre; 10 and 20 choose worse where centres say little
 _ROUNDS = 100  # of k-means; it ends when nothing moves
 _STEPS = 100  # of Newton's method; about ten are taken
-_PENALTY = 1e-2  # of the weights' squared length, for classes that weigh one half each
+_PENALTY = 0.1  # of the weights' squared length, for classes that weigh one half each
 _SMALL = 1e-9  # length of a gradient that counts as zero
 
 Floats = NDArray[np.floating[Any]]
@@ -128,7 +128,7 @@ def spherical_kmeans(vectors: NDArray[np.float32], count: int, *, seed: int = 0)
 def fit_classifier(target: Floats, rest: Floats) -> Classifier:
     """Logistic regression of a target against other vectors, by Newton's method.
 
-    Minimises the mean log loss, with both classes of equal weight, and 0.005 |w|^2; the bias is free.
+    Minimises the mean log loss, with both classes of equal weight, and 0.05 |w|^2; the bias is free.
 
     Args:
         target: (n, d).

@@ -90,7 +90,7 @@ def test_the_classifier_is_that_of_sklearn(ours: int, theirs: int) -> None:
     target, rest = _cloud(ours, 2, seed=5), _cloud(theirs, 4, seed=6)
     found = fit_classifier(target, rest)
     # theirs minimises C * (sum of weighted losses) + |w|^2 / 2
-    model = LogisticRegression(C=100, tol=1e-10, max_iter=10_000)
+    model = LogisticRegression(C=10, tol=1e-10, max_iter=10_000)
     labels = np.repeat([1, 0], [ours, theirs])
     weights = np.repeat([0.5 / ours, 0.5 / theirs], [ours, theirs])
     both = np.concatenate([target, rest]).astype(np.float64)
@@ -105,7 +105,7 @@ def test_classes_that_are_far_apart_or_alike_have_finite_weights() -> None:
     one, other = np.eye(4, dtype=np.float32)[:2]
     apart = fit_classifier(one[None], other[None])
     assert np.isfinite(apart.weights).all()
-    assert apart.score(one[None])[0] > 0.9
-    assert apart.score(other[None])[0] < 0.1
+    assert apart.score(one[None])[0] > 0.8
+    assert apart.score(other[None])[0] < 0.2
     same = _cloud(40, 2, seed=7)
     assert np.allclose(fit_classifier(same, same).score(same), 0.5, atol=1e-6)

@@ -22,16 +22,19 @@ import csv
 import json
 import random
 import re
+import statistics
 import subprocess
 import sys
 import time
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trainings import training_rows, write_table
 
 _METHODS = ("cluster", "classifier")
+_DIVISIONS = 4
 _ARCHIVES = {
     "faces": "faces/images.zip",
     "age_gender": "age_gender/utkface_subset.zip",
@@ -56,30 +59,37 @@ def main() -> None:
 
 
 def precision(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
-    """Share of CelebA's among what is kept, for each mixture and method."""
+    """Share of CelebA's among what is kept, for each mixture and method: mean and range of some divisions."""
     pictures, rows = _unpack(data, out)
-    rng = random.Random(0)
     heldout = [row for row in rows if row["split"] == "heldout"]
-    celeba = _shuffled(rng, (row for row in heldout if row["source"] == "celeba"))
-    people = _shuffled(rng, {row["identity"] for row in celeba})
-    shown = set(people[: len(people) // 2])
+    celeba = [row for row in heldout if row["source"] == "celeba"]
     half, ours = (900, 2000) if full else (350, 300)
-    target = [row["path"] for row in celeba if row["identity"] in shown][:ours]
-    like = [row["path"] for row in celeba if row["identity"] not in shown][:half]
-    write_table(pictures / "target.csv", ["path"], ([path] for path in target))
-    others = {
-        "hard": _others(rng, half, [row["path"] for row in heldout if row["source"] == "pubfig"]),
-        "easy": _others(rng, half, _files(pictures, "age_gender"), _files(pictures, "expressions")),
-    }
-    lines = []
-    for name, unlike in others.items():
-        mixture = pictures / f"{name}.csv"
-        write_table(mixture, ["path"], ([path] for path in _shuffled(rng, [*like, *unlike])))
-        for method in _METHODS:
-            chosen = select(mixture, pictures / "target.csv", out / name, method, checkpoint)
-            right = len(chosen & set(like)) / len(chosen)
-            lines.append([name, method, str(len(like)), str(len(unlike)), str(len(target)), f"{right:.3f}"])
-    _table(out / "precision", ["mixture", "method", "like", "unlike", "target", "precision"], lines)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for division in range(_DIVISIONS):
+        rng = random.Random(division)
+        people = _shuffled(rng, {row["identity"] for row in celeba})
+        shown = set(people[: len(people) // 2])
+        mixed = _shuffled(rng, celeba)
+        target = [row["path"] for row in mixed if row["identity"] in shown][:ours]
+        like = [row["path"] for row in mixed if row["identity"] not in shown][:half]
+        others = {
+            "hard": _others(rng, half, [row["path"] for row in heldout if row["source"] == "pubfig"]),
+            "easy": _others(rng, half, _files(pictures, "age_gender"), _files(pictures, "expressions")),
+        }
+        shows = pictures / f"target-{division}.csv"
+        write_table(shows, ["path"], ([path] for path in target))
+        for name, unlike in others.items():
+            mixture = pictures / f"{name}-{division}.csv"
+            write_table(mixture, ["path"], ([path] for path in _shuffled(rng, [*like, *unlike])))
+            for method in _METHODS:
+                chosen = select(mixture, shows, out / f"{name}-{division}", method, checkpoint)
+                found[name, method].append(len(chosen & set(like)) / len(chosen))
+    lines = [
+        [*key, f"{statistics.fmean(shares):.3f}", f"{min(shares):.3f} ... {max(shares):.3f}"]
+        for key, shares in found.items()
+    ]
+    print(f"{half} and {half} pictures, {ours} as the target, {_DIVISIONS} divisions")
+    _table(out / "precision", ["mixture", "method", "precision", "range"], lines)
 
 
 def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
