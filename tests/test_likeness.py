@@ -105,7 +105,7 @@ def test_classes_that_are_far_apart_or_alike_have_finite_weights() -> None:
     one, other = np.eye(4, dtype=np.float32)[:2]
     apart = fit_classifier(one[None], other[None])
     assert np.isfinite(apart.weights).all()
-    assert apart.score(one[None])[0] > 0.7
-    assert apart.score(other[None])[0] < 0.3
+    assert apart.score(one[None])[0] > 0.6
+    assert apart.score(other[None])[0] < 0.4
     same = _cloud(40, 2, seed=7)
     assert np.allclose(fit_classifier(same, same).score(same), 0.5, atol=1e-6)
