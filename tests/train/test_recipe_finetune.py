@@ -34,6 +34,7 @@ from facekit.train.network import NetworkSettings
 from facekit.train.probe.table import read_cells
 from facekit.train.probe.unlabelled import Unlabelled
 from facekit.train.recipe import Recipe, Step
+from facekit.train.recipes import finetune
 from facekit.train.recipes.finetune import FineTuningSettings, PseudoSettings, build_recipe
 from facekit.train.run import train_once
 from facekit.train.settings import portable
@@ -137,7 +138,7 @@ def test_two_sets_that_share_a_name_train_together(
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.config.recipe["name"] == "finetune"
     assert checkpoint.config.recipe["settings"]["data"] == ["attributes=a.csv", "attributes=b.csv"]
-    with safe_open(tmp_path / "checkpoint" / "head.safetensors", "pt") as file:
+    with safe_open(tmp_path / "head.safetensors", "pt") as file:
         outputs = json.loads(file.metadata()["outputs"])
     assert outputs == {"task": "attributes", "names": ["warm", "bright", "cold"], "sees": "vector"}
     epochs = _events(tmp_path, "epoch")
@@ -166,7 +167,7 @@ def test_other_tasks(place: Path, tmp_path: Path, table: str) -> None:
     assert _run(tmp_path, "--data", str(place / f"{table}.csv")) == 0
     (cell,) = read_cells(tmp_path / "cells")
     assert cell.task == {"c": "classes", "p": "landmarks"}[table]
-    head = load_file(tmp_path / "checkpoint" / "head.safetensors")
+    head = load_file(tmp_path / "head.safetensors")
     assert len(head["weight" if table == "c" else "locate.weight"]) == 2
 
 
@@ -198,6 +199,47 @@ def test_with_a_pile_the_run_without_it_stands_beside(
     assert "goes on with optim.weight_decay=0.5, which was 0.01; what is compared" in capsys.readouterr().err
 
 
+def test_the_head_names_the_people_that_it_has_centres_of(place: Path, tmp_path: Path) -> None:
+    """In the folder of the run, for its owner alone: a checkpoint travels."""
+    splits = {"cleo": "train", "anna": "test", "dora": "train", "bert": "validation", "emil": "train"}
+    splits |= {"adam": "test", "boris": "validation"}
+    lines = [
+        f"a/{4 * number + each:02d}.png,{split},{name}"
+        for number, (name, split) in enumerate(list(splits.items())[:6])
+        for each in range(4)
+    ]
+    table = place / "people.csv"
+    table.write_text("\n".join(["path,split,identity", *lines, "b/00.png,validation,boris"]) + "\n")
+    settings = replace(_settings(place, tmp_path), data=(str(table),))
+    recipe = build_recipe(settings)
+    recipe.modules.eval()
+    recipe.export(tmp_path / "checkpoint", recipe.evaluate(Step(0, 0.0, 0.0)))
+    with safe_open(tmp_path / "head.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["outputs"])["names"] == ["cleo", "dora", "emil"]
+        assert len(file.get_tensor("centres")) == 3
+    assert (tmp_path / "head.safetensors").stat().st_mode & 0o077 == 0
+    kept = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    assert kept == ["config.json", "model.safetensors"]
+    assert "cleo" not in (tmp_path / "checkpoint" / "config.json").read_text()
+
+
+def test_what_was_cut_off_while_it_was_written_is_not_finished(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint, by which a run is found again, comes after all else."""
+    recipe = build_recipe(_settings(place, tmp_path))
+    recipe.modules.eval()
+    scores = recipe.evaluate(Step(0, 0.0, 0.0))
+    for last in ("write_head", "write_cell", "write_gain"):
+        with monkeypatch.context() as patch:
+            patch.setattr(finetune, last, lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                recipe.export(tmp_path / "checkpoint", scores)
+        assert not (tmp_path / "checkpoint").exists()
+    recipe.export(tmp_path / "checkpoint", scores)
+    assert read_cells(tmp_path / "cells")
+
+
 # ---------------------------------------------------------------- the pile
 
 
@@ -215,7 +257,7 @@ def _beside(supervised: Path, out: Path) -> Path:
 
 
 def _same(one: Path, other: Path) -> bool:
-    files = ("model.safetensors", "head.safetensors")
+    files = ("model.safetensors", "../head.safetensors")
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in files)
 
 

@@ -13,7 +13,6 @@ other.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from facekit.checkpoint import save_checkpoint
@@ -37,12 +35,12 @@ from facekit.train.division import Division, Judgement, judge, known_labels, wri
 from facekit.train.heads import CosineClasses, LinearClasses
 from facekit.train.network import NetworkSettings
 from facekit.train.optim import decay_groups, rate_factor
+from facekit.train.outputs import write_head
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
 from facekit.train.start import Start, embedding_length, start_network
 from facekit.train.stream import open_crops
 from facekit.train.watch import Watch
-from facekit.wholefile import replacing
 
 __all__ = ["PRESETS", "C2DSettings", "build_recipe"]
 
@@ -214,7 +212,8 @@ class _Training:
         )
         save_checkpoint(folder, self.networks[0].backbone, config)
         self._write_losses("losses.csv", self._judge(self.settings.run.epochs, shared=False))
-        self._write_head()
+        outputs = {"head": self.settings.head, "names": list(self.labelled.classes)}
+        write_head(self.settings.run.out, self.networks[0].head, outputs)
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: backbones that come trained learn slower than the heads."""
@@ -264,20 +263,6 @@ class _Training:
         """In the run's folder: a checkpoint travels, and what is said of people should not."""
         file = self.settings.run.out / name
         write_losses(file, self.labelled, judgement, threshold=self.settings.threshold)
-
-    def _write_head(self) -> None:
-        """``head.safetensors``: the first network's, and in its metadata, under ``outputs``, whom it tells.
-
-        Under one name, because the file's writer puts several into a random order.
-        """
-        tensors = {name: part.cpu().contiguous() for name, part in self.networks[0].head.state_dict().items()}
-        outputs = {"head": self.settings.head, "names": list(self.labelled.classes)}
-        file = self.settings.run.out / "head.safetensors"
-        try:
-            with replacing(file) as stream:
-                stream.write(save(tensors, {"outputs": json.dumps(outputs)}))
-        except OSError as error:
-            raise TrainingError(f"{file}: cannot be written ({error}); free space") from error
 
     def _head(self, dim: int) -> LinearClasses | CosineClasses:
         settings, classes = self.settings, self.crops.classes

@@ -7,7 +7,6 @@ domain gap. So the same run without the pile always comes first, and stands besi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,6 +26,7 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings, requi
 from facekit.train.losses.pseudo import ramp_up, sure_attributes, sure_classes
 from facekit.train.network import NetworkSettings
 from facekit.train.optim import decay_groups, rate_factor
+from facekit.train.outputs import write_head
 from facekit.train.probe.backbone import Backbone
 from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, tasked
 from facekit.train.probe.finetuning import Labelled, Tuning, published_views
@@ -35,7 +34,8 @@ from facekit.train.probe.gain import write_gain
 from facekit.train.probe.joined import join_examples, never_known
 from facekit.train.probe.layouts import open_examples
 from facekit.train.probe.table import Cell, read_cells, write_cell
-from facekit.train.probe.tasks import Task, task_of
+from facekit.train.probe.tasks import task_of
+from facekit.train.probe.tasks.identities import Identities
 from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.run import train_once
@@ -43,7 +43,6 @@ from facekit.train.settings import portable
 from facekit.train.start import Start, start_network
 from facekit.train.stream import open_crops
 from facekit.train.views import ViewSettings
-from facekit.wholefile import replacing
 
 __all__ = ["FineTuningSettings", "PseudoSettings", "build_recipe"]
 
@@ -215,18 +214,11 @@ class _Training:
         return Scores({f"validation_{metric.name}": score if metric.higher_is_better else -score})
 
     def export(self, folder: Path, scores: Scores) -> None:
-        """Measure the chosen moment on the test pictures; its checkpoint, its head, and the table."""
+        """Measure the chosen moment on the test pictures; its head, the table, and its checkpoint."""
         step, score = self._best.restore(self.tuning.modules)
         test, out = self.examples.rows(TEST), self.settings.run.out
         figures = self.task.scores(self.tuning.outputs(test), test)
-        network = self.settings.network
-        config = self.start.config(
-            input_size=network.size,
-            license=network.license,
-            recipe={"name": _NAME, "settings": portable(self.settings), "test": figures},
-        )
-        save_checkpoint(folder, self.tuning.modules["backbone"], config)
-        _save_head(folder, self.tuning.modules["head"], self.examples, self.task)
+        write_head(out, self.tuning.modules["head"], self._outputs())
         cell = Cell(
             method="supervised" if self.pile is None else "pseudo-labels",
             set=self.examples.name,
@@ -241,6 +233,18 @@ class _Training:
         write_cell(out / "cells", cell)
         before = None if self.pile is None else _supervised_cell(out, cell)
         tqdm.write(write_gain(out, before, cell))
+        network = self.settings.network
+        config = self.start.config(
+            input_size=network.size,
+            license=network.license,
+            recipe={"name": _NAME, "settings": portable(self.settings), "test": figures},
+        )
+        save_checkpoint(folder, self.tuning.modules["backbone"], config)  # last: it says that all is there
+
+    def _outputs(self) -> dict[str, Any]:
+        """What the head tells; of people, those that it has a centre of."""
+        names = self.task.people if isinstance(self.task, Identities) else self.examples.names
+        return {"task": self.examples.task, "names": names, "sees": self.task.sees}
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: a backbone that comes trained has a learning rate of its own."""
@@ -292,14 +296,3 @@ def _supervised_cell(out: Path, other: Cell) -> Cell:
     if not found:
         raise TrainingError(f"{out / 'supervised'}: its figures are gone; delete it and run again")
     return found[0]
-
-
-def _save_head(folder: Path, head: nn.Module, examples: Examples, task: Task) -> None:
-    """``head.safetensors``: the head's tensors, and in its metadata, under ``outputs``, what it tells.
-
-    Under one name, because the file's writer puts several into a random order.
-    """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-    outputs = {"task": examples.task, "names": examples.names, "sees": task.sees}
-    with replacing(folder / "head.safetensors") as stream:
-        stream.write(save(state, {"outputs": json.dumps(outputs)}))

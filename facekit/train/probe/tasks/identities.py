@@ -34,6 +34,9 @@ class Identities:
         examples: with the task ``identities``.
         rows: (k,) int64, of the training split, whose labels may be looked at.
 
+    Attributes:
+        people: the names of those, in the order of the head's centres.
+
     Raises:
         EvaluationError: a test split without a pair of one person or without one of two.
     """
@@ -43,9 +46,9 @@ class Identities:
     def __init__(self, examples: Examples, rows: Tensor) -> None:
         self._examples = examples
         people = torch.unique(examples.targets[rows])
-        self._people = len(people)
+        self.people = tuple(examples.names[person] for person in people.tolist())
         self._column = torch.full((int(examples.targets.max()) + 1,), -1).scatter(
-            0, people, torch.arange(self._people)
+            0, people, torch.arange(len(people))
         )
         pairs = _impostor_pairs(examples, TEST)
         if not pairs:
@@ -63,7 +66,7 @@ class Identities:
 
     def head(self, channels: int, side: int) -> nn.Module:
         """(n, channels) -> cosines to people (n, people) in training, else embeddings (n, 256)."""
-        return _Embedding(channels, self._people)
+        return _Embedding(channels, len(self.people))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of the cosines, made harder for the own person."""
