@@ -148,8 +148,8 @@ def _checked(losses: ArrayLike) -> NDArray[np.float64]:
     if bad.any():
         row = int(bad.argmax())
         raise SettingError(
-            f"losses: {int(bad.sum()):,} of {len(values):,} are no finite numbers, such as {values[row]}"
-            f" at {row}; leave these pictures out"
+            f"losses: {int(bad.sum()):,} of {len(values):,} are not between {-_LARGEST:g} and {_LARGEST:g},"
+            f" such as {values[row]} at {row}; leave these pictures out"
         )
     return values
 
