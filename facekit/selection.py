@@ -17,6 +17,7 @@ from facekit.similarity import top_k
 __all__ = ["VectorRows", "best", "find_repeats", "within_quota"]
 
 _WINDOW = 1 << 15  # pictures of a group that are compared with each other: 64 MiB of 512 dimensions
+_EQUAL = 1 - 1e-6  # as alike as float32 can tell
 _BLOCK = 1024  # pictures that are compared with those that stay at a time
 
 Floats = NDArray[np.floating[Any]]
@@ -45,7 +46,8 @@ def find_repeats(
         groups: (n,) such as the person: only pictures of one group are compared. Equal ones follow each
             other.
         quality: (n,) the higher the better, of equals the first; a picture of which it is NaN takes no part.
-        limit: similarity from which pictures repeat each other.
+        limit: similarity from which pictures repeat each other; 1 asks for equal vectors, and counts as
+            1 - 1e-6, because the product of a float32 vector with itself may be less than 1.
 
     Returns:
         (n,) index of the picture that each repeats; -1 for those that stay or take no part.
@@ -60,6 +62,7 @@ def find_repeats(
     if len(np.unique(groups)) < len(starts):
         raise SettingError("groups: one comes back after another; sort the pictures by group")
     repeats = np.full(len(groups), -1, np.int64)
+    limit = min(limit, _EQUAL)
     for start, end in pairwise([*starts, len(groups)]):
         if end - start > 1:
             _go_through(vectors, quality, limit, range(int(start), int(end)), repeats)

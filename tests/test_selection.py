@@ -52,6 +52,13 @@ def test_near_duplicates_are_those_of_brute_force(limit: float) -> None:
     assert ((vectors[better] * vectors[gone]).sum(1) >= limit - 1e-6).all()
 
 
+def test_equal_vectors_are_as_alike_as_1() -> None:
+    once = _frames(200, 1, seed=6)
+    repeats = find_repeats(np.concatenate([once, once]), np.zeros(400, np.int64), np.ones(400), 1.0)
+    assert ((once.astype(np.float64) ** 2).sum(1).astype(np.float32) < 1).any()
+    assert repeats.tolist() == [-1] * 200 + list(range(200))
+
+
 def test_each_clip_leaves_its_best_frame() -> None:
     vectors = _frames(6, 7, seed=2, noise=0.02)
     quality = np.tile(np.arange(7, dtype=np.float32), 6)
