@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,12 @@ from facekit.train.data import Listing, open_source
 from facekit.train.embedded import embed_pictures, hash_names
 from facekit.train.pseudo_identities import KnownPeople, PseudoIdentities, find_identities, mean_vectors
 from facekit.train.sources import Source
+from facekit.train.sources.files import FileSource
 from facekit.wholefile import replacing
 
-__all__ = ["Pile", "open_pile", "pseudo_listing"]
+__all__ = ["Pile", "open_pile", "picture_places", "pseudo_listing"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,26 +46,35 @@ class Pile:
     labelled: int
 
 
-def open_pile(unlabelled: Path, labelled: Source) -> Pile:
+def open_pile(unlabelled: Path, labelled: Collection[str]) -> Pile:
     """The pictures of a pile, without those that are labelled: held-out ones would flatter the figures.
 
     Args:
         unlabelled: a folder, a CSV, or an archive, as training data are; what it says of people is ignored.
-        labelled: the labelled data, all of them.
+        labelled: where all labelled pictures lie, as :func:`picture_places` says it.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
         TrainingError: data that cannot be understood, or no picture that is not labelled.
     """
     source = open_source(unlabelled, labelled=False)
-    known = set(_places(labelled))
-    fresh = torch.tensor([place not in known for place in _places(source)], dtype=torch.bool)
+    fresh = torch.tensor([place not in labelled for place in picture_places(source)], dtype=torch.bool)
+    if not len(fresh):
+        raise TrainingError(f"unlabelled={unlabelled}: names no pictures; give others")
     if not fresh.any():
         raise TrainingError(
             f"unlabelled={unlabelled}: all of its {len(fresh)} pictures are among the labelled ones, too; "
             "give pictures beyond those of --data"
         )
+    if fresh.all() and not isinstance(source, FileSource):
+        _log.warning("%s: an archive, of which nobody can tell whether it has labelled pictures", unlabelled)
     return Pile(source, fresh.nonzero()[:, 0], int((~fresh).sum()))
+
+
+def picture_places(source: Source) -> Iterator[str]:
+    """Where each picture lies: its file, or its place in an archive; below the root there are no links."""
+    root = source.root.resolve()
+    return (f"{root}/{source.name(row)}" for row in range(len(source.person)))
 
 
 def pseudo_listing(
@@ -114,11 +128,6 @@ def pseudo_listing(
             _write(beside, json.dumps({"made_of": made_of, **told}, indent=2) + "\n")
     processes.barrier()
     return _listing(table, pile), _line(_read(beside))
-
-
-def _places(source: Source) -> list[str]:
-    root = source.root.resolve()
-    return [f"{root}/{source.name(row)}" for row in range(len(source.person))]
 
 
 def _people(vectors: Any, places: Any, labelled: tuple[Listing, Listing]) -> KnownPeople:

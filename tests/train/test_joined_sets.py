@@ -63,12 +63,30 @@ def test_tasks_and_people_do_not_mix() -> None:
 def test_a_picture_that_one_set_tests_with_is_not_learnt_from_in_another() -> None:
     one = a_set("one", "attributes", ("a",), torch.ones(3, 1))
     other = replace(a_set("two", "attributes", ("b",), torch.ones(3, 1)), pictures=one.pictures[::-1])
-    with pytest.raises(TrainingError, match=r"/one/\d\.png: in the test split of (one|two), and in another"):
+    told = r"/one/\d\.png: in the (training|test) split of one, and in the (test|training) split of two"
+    with pytest.raises(TrainingError, match=told):
         join_examples([one, other])
     same = replace(a_set("two", "attributes", ("b",), torch.ones(3, 1)), pictures=one.pictures)
     assert len(join_examples([one, same])) == 6
     boxes = [Picture(picture.path, (0, 0, 9, 9)) for picture in one.pictures[::-1]]
-    assert len(join_examples([one, replace(other, pictures=boxes)])) == 6  # other faces of the pictures
+    with pytest.raises(TrainingError, match=told):  # other faces of the pictures
+        join_examples([one, replace(other, pictures=boxes)])
+
+
+def test_a_picture_that_one_set_learns_from_does_not_choose_in_another() -> None:
+    one = a_set("one", "attributes", ("a",), torch.ones(3, 1))
+    places = [one.pictures[place] for place in (1, 0, 2)]
+    other = replace(a_set("two", "attributes", ("b",), torch.ones(3, 1)), pictures=places)
+    told = "1.png: in the validation split of one, and in the training split of two; name its split alike"
+    with pytest.raises(TrainingError, match=told):
+        join_examples([one, other])
+
+
+def test_faces_of_one_picture_may_have_other_parts_in_one_set() -> None:
+    one = a_set("one", "attributes", ("a",), torch.ones(3, 1))
+    faces = [Picture(Path("/one/0.png"), (0, 0, side, side)) for side in (7, 8, 9)]
+    other = a_set("two", "attributes", ("b",), torch.ones(3, 1))
+    assert len(join_examples([replace(one, pictures=faces), other])) == 6
 
 
 def test_what_no_training_picture_says_is_named() -> None:

@@ -20,7 +20,7 @@ from facekit.threshold import Threshold
 from facekit.train import embedded
 from facekit.train.config import DataSettings
 from facekit.train.data import Listing, read_listing
-from facekit.train.pile import open_pile, pseudo_listing
+from facekit.train.pile import open_pile, picture_places, pseudo_listing
 from facekit.train.sources import write_shard
 
 _AT = Threshold(0.5, 1e-3)
@@ -76,7 +76,7 @@ def pile(tmp_path: Path) -> Path:
 
 
 def _listed(teacher: Any, pile: Path, labelled: tuple[Listing, Listing], out: Path, **how: Any) -> Any:
-    opened = open_pile(pile, labelled[0].source)
+    opened = open_pile(pile, set(picture_places(labelled[0].source)))
     return pseudo_listing(teacher, how.pop("at", _AT), opened, labelled, out, least=how.pop("least", 3))
 
 
@@ -154,17 +154,21 @@ def test_an_interrupted_pass_goes_on_where_it_was(
 
 
 def test_of_an_archive_pictures_are_named_by_their_place(
-    labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path
+    labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pictures = sorted(pile.glob("*/*.png"))
     write_shard(tmp_path / "pile.tar", [(7, ".png", path.read_bytes()) for path in pictures])
     listing, _ = _listed(Pixels(), tmp_path / "pile.tar", labelled, tmp_path / "run")
     assert (len(listing), listing.classes) == (12, 3)
+    assert "pile.tar: an archive, of which nobody can tell" in caplog.text
     assert all(name.startswith("pile.tar, byte ") for name in _whose(listing))
 
 
 def test_labelled_pictures_are_no_part_of_a_pile(labelled: tuple[Listing, Listing], pile: Path) -> None:
-    opened = open_pile(pile.parent, labelled[0].source)  # the folder that holds both
+    (pile.parent / ".link").symlink_to(pile.parent)
+    opened = open_pile(
+        pile.parent / ".link", set(picture_places(labelled[0].source))
+    )  # the folder that holds both
     names = {opened.source.name(row) for row in opened.rows.tolist()}
     assert opened.labelled == 12
     assert names == {path.relative_to(pile.parent).as_posix() for path in pile.rglob("*.png")}
@@ -176,12 +180,12 @@ def test_a_pile_of_labelled_pictures_alone_is_refused(labelled: tuple[Listing, L
         with pytest.raises(
             TrainingError, match=r"unlabelled=.*all of its \d+ pictures are among the labelled"
         ):
-            open_pile(inside, labelled[0].source)
+            open_pile(inside, set(picture_places(labelled[0].source)))
 
 
 def test_a_pile_that_is_not_there_is_refused(labelled: tuple[Listing, Listing], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nowhere"):
-        open_pile(tmp_path / "nowhere", labelled[0].source)
+        open_pile(tmp_path / "nowhere", set())
 
 
 def test_unreadable_pictures_alone_are_refused(labelled: tuple[Listing, Listing], tmp_path: Path) -> None:

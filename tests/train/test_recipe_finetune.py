@@ -406,7 +406,10 @@ def test_the_first_of_the_best_moments_is_kept(tmp_path: Path) -> None:
         (("attributes={}/a.csv", "classes={}/c.csv"), "labels for attributes and for classes"),
         (("attributes={}/a.csv", "--batch-size", "17"), "batch_size=17: more than the 16 training pictures"),
         (("attributes={}/a.csv", "--unlabelled", "{}/empty"), "empty"),
-        (("attributes={}/a.csv", "--unlabelled", "{}/a"), "all 24 pictures are in the labelled sets"),
+        (
+            ("attributes={}/a.csv", "--unlabelled", "{}/a"),
+            "all of its 24 pictures are among the labelled ones",
+        ),
         (("{}/p.csv", "--unlabelled", "{}/pile"), "made of attributes and classes, not of landmarks"),
         (("attributes={}/a.csv", "--init", "{}/other"), "holds resnet10t, not faceresnet"),
         (("attributes={}/a.csv", "--stem", "half"), "stem=half"),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from facekit.errors import SettingError, TrainingError
-from facekit.train.probe.examples import TEST, TRAIN, Examples
+from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples
 
 __all__ = ["join_examples", "never_known"]
 
 _BY_COLUMN = ("attributes", "action_units")  # whose targets are columns of their own, with NaN for unknown
 _ALIKE = ("names", "interocular", "mirror")
+_SPLITS = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
 
 
 def join_examples(sets: Sequence[Examples]) -> Examples:
@@ -29,7 +29,7 @@ def join_examples(sets: Sequence[Examples]) -> Examples:
 
     Raises:
         SettingError: sets that do not go together.
-        TrainingError: a picture in the test split of one of them, and in another split of another.
+        TrainingError: a picture in one split of one of them, and in another split of another.
     """
     first, *others = sets
     for other in others:
@@ -86,25 +86,22 @@ def _require_fit(one: Examples, other: Examples) -> None:
 
 
 def _require_apart(sets: Sequence[Examples]) -> None:
-    """No picture that one set tests with is learnt from, or chosen by, in another.
+    """A picture has one part in all sets: to learn from, to choose by, or to test with.
 
-    Rows of a file that holds many pictures have no name by which to compare them.
+    Another face of the same file counts as the same picture. Rows of a file that holds many pictures have no
+    name by which to compare them.
     """
-    tested: dict[object, str] = {}
-    seen: dict[object, str] = {}
+    before: dict[str, tuple[str, set[int]]] = {}
     for each in sets:
+        here: dict[str, set[int]] = {}
         for picture, split in zip(each.pictures, each.split.tolist(), strict=True):
             if picture.read is None:
-                place = _file(picture.path), picture.box
-                (tested if split == TEST else seen).setdefault(place, each.name)
-    both = next((place for place in tested if place in seen), None)
-    if both is not None:
-        assert isinstance(both, tuple)
-        raise TrainingError(
-            f"{both[0]}: in the test split of {tested[both]}, and in another of {seen[both]}; "
-            "name its split alike in both"
-        )
-
-
-def _file(path: Path) -> str:
-    return os.path.realpath(path)
+                here.setdefault(os.path.realpath(picture.path), set()).add(split)
+        for file, splits in here.items():
+            other, theirs = before.setdefault(file, (each.name, splits))
+            if len(splits | theirs) > 1 and theirs is not splits:
+                said = [" and ".join(_SPLITS[split] for split in sorted(of)) for of in (theirs, splits)]
+                raise TrainingError(
+                    f"{file}: in the {said[0]} split of {other}, and in the {said[1]} split of {each.name}; "
+                    "name its split alike in both"
+                )

@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from facekit.errors import SettingError
 from facekit.train import processes
-from facekit.train.config import DataSettings
-from facekit.train.data import Crops, Listing, read_listing
+from facekit.train.data import Crops, Listing
 from facekit.train.losses.pseudo import NOT_SURE
+from facekit.train.pile import open_pile
 from facekit.train.probe.examples import Examples
-from facekit.train.sources.files import FileSource
 from facekit.train.stream import Stream
 
 __all__ = ["Unlabelled", "list_unlabelled"]
@@ -27,29 +25,20 @@ _log = logging.getLogger(__name__)
 def list_unlabelled(data: Path, labelled: Examples) -> Listing:
     """The pictures of a pile, without those that are in a labelled set.
 
-    Those of its test split would flatter the figures, and of the others more is known. Pictures in archives
-    have no file by which to compare them.
+    Those of its test split would flatter the figures, and of the others more is known.
 
     Args:
-        data: as for :class:`~facekit.train.config.DataSettings`; identities need not be known.
+        data: as :func:`~facekit.train.pile.open_pile` takes it.
         labelled: the set, with all its splits.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
-        TrainingError: data that cannot be understood.
-        SettingError: nothing is left.
+        TrainingError: data that cannot be understood, or nothing is left.
     """
-    listing, _ = read_listing(DataSettings(data=data, heldout=0.0), labelled=False)
-    source = listing.source
-    if not isinstance(source, FileSource):
-        return listing
-    known = {os.path.realpath(picture.path) for picture in labelled.pictures}
-    fresh = torch.tensor([os.path.realpath(source.read(row)) not in known for row in listing.rows.tolist()])
-    if not fresh.any():
-        raise SettingError(f"unlabelled={data}: all {len(fresh)} pictures are in the labelled sets")
-    if not fresh.all():
-        _log.info("%s: %d pictures are left out, as a labelled set has them", data, int((~fresh).sum()))
-    return Listing(source, listing.rows[fresh], listing.labels[fresh], listing.classes)
+    pile = open_pile(data, {os.path.realpath(picture.path) for picture in labelled.pictures})
+    if pile.labelled:
+        _log.info("%s: %d pictures are left out, as a labelled set has them", data, pile.labelled)
+    return Listing(pile.source, pile.rows, torch.zeros_like(pile.rows), 1)
 
 
 class Unlabelled(nn.Module):

@@ -34,7 +34,7 @@ from facekit.train.heads import MarginHead
 from facekit.train.losses import LossRatio
 from facekit.train.optim import rate_factor
 from facekit.train.people import CROP, MarginSettings, PeopleTraining, chance_of, steps_of
-from facekit.train.pile import open_pile, pseudo_listing
+from facekit.train.pile import open_pile, picture_places, pseudo_listing
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.recipes import convrec
 from facekit.train.run import train_once
@@ -103,7 +103,7 @@ class SelfTrainSettings(MarginSettings):
 def build_recipe(settings: SelfTrainSettings) -> Recipe:
     """Everything that the loop needs; before that, the supervised run, and who is in the pile."""
     labelled = read_listing(settings.data)
-    pile = open_pile(settings.unlabelled, labelled[0].source)
+    pile = open_pile(settings.unlabelled, set(picture_places(labelled[0].source)))
     _check(settings, labelled)
     supervised = train_once("convrec", _supervised(settings, len(labelled[0])), convrec.build_recipe)
     source = settings.teacher or str(supervised)
