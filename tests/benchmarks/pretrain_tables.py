@@ -84,7 +84,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     )
     points, people = f"landmarks={sets / 'landmarks5' / 'points.csv'}", f"identities={sets / 'people.csv'}"
     most = training_rows(sets / "attributes.csv")
-    seeds = ["--seeds", "3" if full else "1"]
+    seeds, few = ["--seeds", "3" if full else "1"], ["1627", most] if full else ["1627"]
     tuned = [["--first", "1627", "--seeds", "3"], ["--first", most, "--seeds", "3"]]
     if not full:
         tuned = [
@@ -93,7 +93,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
         ]
     probes = [
         ["knn", "pixels", *networks, "--data", attributes, expressions, people],
-        ["linear", *networks, "--data", attributes, "--first", "1627", most, *seeds],
+        ["linear", *networks, "--data", attributes, "--first", *few, *seeds],
         *(["finetune", *networks, "--data", attributes, *how] for how in tuned),
         ["linear", *networks, "--data", expressions, "--fraction", "0.1", "1.0", *seeds],
         ["linear", *networks, "--data", points, *seeds, "--head-steps", "2000" if full else "500"],
