@@ -96,6 +96,7 @@ def test_where_no_labels_are_needed_each_picture_without_one_is_a_person_by_itse
     assert len(source.people) == len(set(source.people)) == 4
     assert source.person[2] == source.person[4]
     assert [source.people[int(who)] for who in source.person] == ["-1", "-2", "7", "-4", "7"]
+    assert source.known.tolist() == [False, False, True, False, True]
     with pytest.raises(TrainingError, match=r"'0' has a picture and no \.cls"):
         open_shards([first, second])
 

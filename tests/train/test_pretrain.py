@@ -224,6 +224,7 @@ def test_without_memory_for_a_batch_a_line_says_what_to_do(pictures: Path, tmp_p
 def test_of_all_pictures_some_are_held_out(pictures: Path) -> None:
     training, aside = read_listing(DataSettings(data=pictures, heldout=0.1), labelled=False)
     # ten of the pictures are in one folder, which stays together; the others are one by one
+    assert int(training.source.known.sum()) == 10
     assert len(training) + len(aside) == _PICTURES
     assert 0 < len(aside) < _PICTURES / 2
 
@@ -234,6 +235,7 @@ def test_a_list_needs_no_identities(pictures: Path, tmp_path: Path) -> None:
     settings = DataSettings(data=table, images=pictures, heldout=0.2)
     training, aside = read_listing(settings, labelled=False)
     assert (len(training), len(aside)) == (24, 6)
+    assert not training.source.known.any()
     with pytest.raises(TrainingError, match="path and identity"):
         read_listing(settings)
 

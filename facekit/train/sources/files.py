@@ -26,6 +26,7 @@ class FileSource:
         root: folder from which pictures are named.
         people: names, sorted.
         person: (n,) int64, index of ``people``.
+        known: (n,) bool, whether the folder or the CSV says whose it is.
         heldout: (n,) bool; None where no split is named.
         names: all paths one after another, uint8: millions of objects would not fit beside the workers.
         ends: (n,) int64, where each path ends in ``names``.
@@ -34,18 +35,23 @@ class FileSource:
     root: Path
     people: Sequence[str]
     person: Tensor
+    known: Tensor
     heldout: Tensor | None
     names: Tensor
     ends: Tensor
 
     def read(self, row: int) -> Path:
         """The path of a row."""
+        return self.file(row)
+
+    def file(self, row: int) -> Path:
+        """The path of a row."""
         start = int(self.ends[row - 1]) if row else 0
         return Path(os.fsdecode(self.names[start : self.ends[row]].numpy().tobytes()))
 
     def name(self, row: int) -> str:
         """The path of a row, from ``root`` on."""
-        return self.read(row).relative_to(self.root).as_posix()
+        return self.file(row).relative_to(self.root).as_posix()
 
 
 def open_folder(folder: Path, *, labelled: bool = True) -> FileSource:
@@ -62,7 +68,8 @@ def open_folder(folder: Path, *, labelled: bool = True) -> FileSource:
     paths = find_images(folder)
     if labelled and any(path.parent == folder for path in paths):
         raise TrainingError(f"{folder}: pictures outside any person's folder; make one folder a person")
-    return _source(folder, [(path, path.relative_to(folder).parts[0], "") for path in paths])
+    known = [path.parent != folder for path in paths]
+    return _source(folder, [(path, path.relative_to(folder).parts[0], "") for path in paths], known)
 
 
 def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) -> FileSource:
@@ -77,7 +84,7 @@ def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) 
         TrainingError: not such a file, or a row that cannot be understood or leads elsewhere.
     """
     root = (images or table.parent).resolve()
-    rows = []
+    rows, known = [], []
     try:
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
@@ -98,12 +105,13 @@ def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) 
                 if split not in ("", "train", "heldout"):
                     raise TrainingError(f"{table}, line {number}: split {split!r}; give train or heldout")
                 rows.append((path, identity or row["path"], split))
+                known.append(bool(identity))
     except (OSError, ValueError, csv.Error) as error:
         raise TrainingError(f"{table}: not a readable CSV file or folder ({error})") from error
-    return _source(root, rows)
+    return _source(root, rows, known)
 
 
-def _source(root: Path, rows: Iterable[tuple[Path, str, str]]) -> FileSource:
+def _source(root: Path, rows: Iterable[tuple[Path, str, str]], known: Sequence[bool]) -> FileSource:
     names, identities, splits = [], [], []
     for path, identity, split in rows:
         names.append(os.fsencode(path))
@@ -115,6 +123,7 @@ def _source(root: Path, rows: Iterable[tuple[Path, str, str]]) -> FileSource:
         root,
         people,
         torch.tensor([number[identity] for identity in identities], dtype=torch.int64),
+        torch.tensor(known, dtype=torch.bool),
         torch.tensor([split == "heldout" for split in splits]) if any(splits) else None,
         torch.from_numpy(np.frombuffer(bytearray(b"".join(names)), np.uint8)),
         torch.from_numpy(np.cumsum([len(name) for name in names], dtype=np.int64)),

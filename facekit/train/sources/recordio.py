@@ -66,6 +66,15 @@ class RecordSource:
     def root(self) -> Path:
         return self.path.parent
 
+    @property
+    def known(self) -> Tensor:
+        """All are: each record has its person's number."""
+        return torch.ones(len(self.person), dtype=torch.bool)
+
+    def file(self, row: int) -> Path:
+        """The one file."""
+        return self.path
+
     def name(self, row: int) -> str:
         """``train.rec, record 17``: the file and the key."""
         return f"{self.path.name}, record {int(self.keys[row])}"

@@ -45,6 +45,7 @@ class ShardSource:
         shards: the files.
         people: numbers as text, in the order of the numbers; those below 0 are of pictures that come without.
         person: (n,) int64, index of ``people``.
+        known: (n,) bool, whether a number came with the picture.
         places: (n, 3) int64: shard, where the picture starts in it, its length.
         heldout: always None.
     """
@@ -52,12 +53,17 @@ class ShardSource:
     shards: Sequence[Path]
     people: Sequence[str]
     person: Tensor
+    known: Tensor
     places: Tensor
     heldout: None = None
 
     @property
     def root(self) -> Path:
         return self.shards[0].parent
+
+    def file(self, row: int) -> Path:
+        """The shard of a row."""
+        return self.shards[int(self.places[row, 0])]
 
     def name(self, row: int) -> str:
         """``0.tar, byte 512``: the file, and where the picture starts in it."""
@@ -103,9 +109,11 @@ def open_shards(shards: Sequence[Path], *, labelled: bool = True) -> ShardSource
                     places.append((number, at, size))
         except (OSError, ValueError) as error:
             raise TrainingError(f"{shard}: {error}; make or copy it anew, or leave it out") from error
-    numbers, person = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)
+    found = np.array(labels, dtype=np.int64)
+    numbers, person = np.unique(found, return_inverse=True)
     table = torch.tensor(places, dtype=torch.int64).view(-1, 3)
-    return ShardSource(tuple(shards), tuple(map(str, numbers)), torch.from_numpy(person), table)
+    known = torch.from_numpy(found >= 0)
+    return ShardSource(tuple(shards), tuple(map(str, numbers)), torch.from_numpy(person), known, table)
 
 
 def write_shard(path: Path, pictures: Iterable[tuple[int, str, bytes]]) -> None:

@@ -25,6 +25,8 @@ class Source(Protocol):
     Attributes:
         people: names, sorted, no two alike.
         person: (n,) int64, whose picture each row is, as an index of ``people``.
+        known: (n,) bool; where not, the data do not say whose it is: it is of a person by itself, whose name
+            is made up.
         heldout: (n,) bool, kept aside for validation; None where the data names no split.
         root: the folder in which all of it lies.
     """
@@ -35,6 +37,8 @@ class Source(Protocol):
     def people(self) -> Sequence[str]: ...
     @property
     def person(self) -> Tensor: ...
+    @property
+    def known(self) -> Tensor: ...
     @property
     def heldout(self) -> Tensor | None: ...
 
@@ -47,6 +51,9 @@ class Source(Protocol):
 
     def name(self, row: int) -> str:
         """What lists of pictures call it: its path from ``root`` on, or its archive and its place therein."""
+
+    def file(self, row: int) -> Path:
+        """The file in which it lies."""
 
 
 class NamedBytes(io.BytesIO):
