@@ -85,11 +85,6 @@ def test_high_losses_are_doubted(people: Path, tmp_path: Path, capsys: Out) -> N
     )  # itself, its person's best, the suggested one's
 
 
-def test_no_checkpoint_is_opened(people: Path, tmp_path: Path, capsys: Out) -> None:
-    command = ["data", "audit", str(people), "--losses", str(_whole(tmp_path)), "--out", str(tmp_path)]
-    assert main([*command, "--checkpoint", str(tmp_path / "none")]) == 0
-
-
 def test_json_and_how_many_are_shown(people: Path, tmp_path: Path, capsys: Out) -> None:
     command = ["data", "audit", str(people), "--losses", str(_whole(tmp_path)), "--out", str(tmp_path)]
     assert main([*command, "--json", "--top", "1"]) == 0
@@ -184,12 +179,53 @@ def test_hostile_losses(people: Path, tmp_path: Path, lines: list[str], problem:
     assert not (tmp_path / "exclude.csv").exists()
 
 
+def test_what_is_read_or_of_another_command_is_not_written_over(
+    people: Path, tmp_path: Path, capsys: Out
+) -> None:
+    table = _whole(tmp_path)
+    command = ["data", "audit", str(people), "--out", str(tmp_path), "--losses"]
+    (tmp_path / "index.html").write_bytes(table.read_bytes())
+    assert main([*command, str(tmp_path / "index.html")]) == 2
+    assert "index.html: is read, and would be written over" in capsys.readouterr().err
+    (tmp_path / "exclude.csv").write_text('"path","reason"\n')
+    assert main([*command, str(table)]) == 2
+    assert "exclude.csv: is there, with other columns" in capsys.readouterr().err
+    assert (tmp_path / "exclude.csv").read_text() == '"path","reason"\n'
+    (tmp_path / "exclude.csv").write_text("path,reason,person,own,suggestion,similarity\n")
+    assert main([*command, str(table)]) == 0
+    assert main([*command, str(table)]) == 0  # its own
+
+
+def test_an_error_leaves_no_new_folder(people: Path, tmp_path: Path, capsys: Out) -> None:
+    table = _table(tmp_path, "p0/0.png,low")
+    for name in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        out = str(tmp_path / name)
+        assert main(["data", "audit", str(people), "--losses", str(table), "--out", out]) == 2
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "there").is_dir()
+
+
+def test_a_name_with_a_line_end_is_one_row(tmp_path: Path, capsys: Out) -> None:
+    for person in range(2):
+        (tmp_path / "people" / f"p{person}").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "people" / f"p{person}" / "0\r.png")
+    table = _table(tmp_path, '"p0/0\r.png",1', '"p1/0\r.png",9')
+    command = ["data", "audit", str(tmp_path / "people"), "--losses", str(table), "--clean", "1"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert [row["path"] for row in _rows(tmp_path / "exclude.csv")] == ["p1/0\r.png"]
+
+
 def test_options_that_cannot_be(people: Path, tmp_path: Path, capsys: Out) -> None:
     command = ["data", "audit", str(people), "--losses", str(_whole(tmp_path)), "--out", str(tmp_path)]
     for extra, problem in [
         (["--against", str(people)], "--losses with --against"),
         (["--clean", "1.5"], "--clean: 1.5"),
         (["--clean", "nan"], "--clean: nan"),
+        (["--aligned"], "--aligned with --losses"),
+        (["--faces", "all"], "--faces with --losses"),
+        (["--checkpoint", str(tmp_path / "none")], "--checkpoint with --losses"),
+        (["--images", str(people)], "leave --images out"),
     ]:
         assert main([*command, *extra]) == 2
         assert problem in capsys.readouterr().err

@@ -121,6 +121,7 @@ def test_errors_are_one_line(people: Path, model: list[str], tmp_path: Path, cap
         (["--out", str(tmp_path / "file")], "--out"),
         (["--out", str(tmp_path / "no" / "where")], "--out"),
         (["--out", str(tmp_path), "--top", "-1"], "--top"),
+        (["--out", str(tmp_path), "--clean", "0.5"], "--clean: 0.5 is a limit for losses"),
         (["--out", str(tmp_path), "--against", str(tmp_path / "none")], "none"),
     ]:
         assert main(["data", "audit", str(people), *extra, *model]) == 2

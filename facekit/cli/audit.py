@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +10,15 @@ import tyro
 
 from facekit.cli.audit_faces import audit_faces
 from facekit.cli.audit_losses import audit_losses
-from facekit.cli.audit_outcome import Outcome
+from facekit.cli.audit_outcome import COLUMNS, Outcome
 from facekit.cli.audit_page import audit_page
 from facekit.cli.console import count, print_json, say
 from facekit.cli.options import Folder, Model
+from facekit.cli.outputs import check_columns, check_outputs, output_folder, write_list
 from facekit.errors import SettingError
 from facekit.policy import FacePolicy
 from facekit.train.data import open_source
+from facekit.train.sources import Source
 from facekit.trash import shown
 from facekit.wholefile import replacing
 
@@ -40,7 +40,8 @@ class Audit:
         against: An evaluation set, in any of these forms: who of it is among the people?
         losses: A CSV with the columns path and loss, and perhaps suggestion, such as the losses.csv of recipe
             c2d: pictures of high loss are doubted, and no faces are embedded.
-        clean: With --losses: a picture is doubted if its label is right with a lower probability.
+        clean: With --losses: a picture is doubted if its label is right with a lower probability; 0.5 if not
+            given.
         images: Where the paths of the CSV start, if not beside it.
         top: How many findings of a kind the page shows; the list has all.
         faces: Which face counts where a picture has several.
@@ -52,7 +53,7 @@ class Audit:
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "audit"
     against: str | None = None
     losses: str | None = None
-    clean: float = 0.5
+    clean: float | None = None
     images: str | None = None
     top: int = 200
     faces: FacePolicy = "largest"
@@ -64,33 +65,47 @@ class Audit:
         self._check()
         source = open_source(Path(self.people), None if self.images is None else Path(self.images))
         other = None if self.against is None else open_source(Path(self.against))
-        out = _folder(self.out)
-        if self.losses is not None:
-            outcome = audit_losses(source, Path(self.losses), limit=self.clean, top=self.top)
-        else:
-            outcome = audit_faces(
-                source,
-                self.model.recognition(),
-                policy=self.faces,
-                aligned=self.aligned,
-                against=None if other is None or self.against is None else (self.against, other),
-                top=self.top,
-            )
-        _write(out / _LIST, _as_csv(outcome))
-        lines = [f"{outcome.about}, by {outcome.judge}", outcome.how]
-        _write(out / _PAGE, audit_page(f"Audit of {self.people}", lines, outcome.sections, source))
-        self._tell(out, outcome)
+        with output_folder(self.out) as out:
+            check_outputs((out / _LIST, out / _PAGE), (self.people, self.against, self.losses))
+            check_columns(out / _LIST, COLUMNS, (*COLUMNS, "loss", "clean"))
+            outcome = self._judge(source, other)
+            write_list(out / _LIST, [outcome.columns, *outcome.rows])
+            lines = [f"{outcome.about}, by {outcome.judge}", outcome.how]
+            _write(out / _PAGE, audit_page(f"Audit of {self.people}", lines, outcome.sections, source))
+            self._tell(out, outcome)
         return 0
+
+    def _judge(self, source: Source, other: Source | None) -> Outcome:
+        if self.losses is not None:
+            limit = 0.5 if self.clean is None else self.clean
+            return audit_losses(source, Path(self.losses), limit=limit, top=self.top)
+        return audit_faces(
+            source,
+            self.model.recognition(),
+            policy=self.faces,
+            aligned=self.aligned,
+            against=None if other is None or self.against is None else (self.against, other),
+            top=self.top,
+        )
 
     def _check(self) -> None:
         if self.top < 0:
             raise SettingError(f"--top: {self.top} must be 0 or more")
-        if not 0 <= self.clean <= 1:
+        if self.clean is not None and not 0 <= self.clean <= 1:
             raise SettingError(f"--clean: {self.clean} must be a probability, 0 to 1")
+        if self.clean is not None and self.losses is None:
+            raise SettingError(f"--clean: {self.clean} is a limit for losses; give --losses, too")
         if self.losses is not None and self.against is not None:
             raise SettingError(
                 "--losses with --against: losses say nothing about other people; audit twice, once with each"
             )
+        given = {
+            "--aligned": self.aligned,
+            "--faces": self.faces != "largest",
+            "--checkpoint": self.model.checkpoint is not None,
+        }
+        for flag in (flag for flag, there in given.items() if there and self.losses is not None):
+            raise SettingError(f"{flag} with --losses: no faces are looked at; leave it out")
 
     def _tell(self, out: Path, outcome: Outcome) -> None:
         if self.json:
@@ -105,30 +120,6 @@ class Audit:
             print(shown(f"  {line}"))
         left_out = count(len(outcome.rows), "picture")
         print(shown(f"  look at {out / _PAGE}; {out / _LIST} lists {left_out} to leave out"))
-
-
-def _folder(out: str) -> Path:
-    """The folder of the report, there before the work begins.
-
-    Raises:
-        SettingError: it cannot be one.
-    """
-    try:
-        Path(out).mkdir(exist_ok=True)
-    except OSError as error:
-        problem = error.strerror or error
-        raise SettingError(
-            f"--out: {out!r} cannot be made ({problem}); name a folder in an existing one"
-        ) from error
-    return Path(out)
-
-
-def _as_csv(outcome: Outcome) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(outcome.columns)
-    writer.writerows(outcome.rows)
-    return text.getvalue()
 
 
 def _write(file: Path, text: str) -> None:

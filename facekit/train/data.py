@@ -129,8 +129,10 @@ def open_source(data: Path, images: Path | None = None, *, labelled: bool = True
 
     Raises:
         ImageError: no such folder, or no pictures in it.
-        TrainingError: data that cannot be understood.
+        TrainingError: data that cannot be understood, or ``images`` for what is no CSV.
     """
+    if images is not None and (data.is_dir() or data.suffix in (".rec", ".tar")):
+        raise TrainingError(f"{data}: is no CSV, whose paths alone start at --images; leave --images out")
     if data.is_dir():
         shards = sorted(path for path in data.glob("*.tar") if path.is_file() and not path.is_symlink())
         if shards:
