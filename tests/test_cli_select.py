@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 from PIL import Image
 
 from facekit.cli import embedded, main
+from facekit.errors import SettingError
 from facekit.train.config import DataSettings
 from facekit.train.convert import convert_pictures
 from facekit.train.data import read_listing
+from facekit.vectorfile import read_vectors, write_vectors
 
 Out = pytest.CaptureFixture[str]
 PEOPLE = ("P001", "P003", "P005", "P006", "P008")
@@ -95,6 +99,37 @@ def test_what_is_like_the_target_stays(
     assert all(scores[path] <= worst for path in reasons)
 
 
+def test_pictures_of_the_target_that_are_no_use_are_told(
+    people: Path, grey: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    shutil.copy(grey / "P001-0.png", target)
+    (target / "no.png").write_text("no picture")
+    command = ["data", "select", str(people), "--target", str(target), "--aligned", *model]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "target: 1 of 2 pictures usable"
+    assert lines[1].startswith("skipped: ")
+    assert "no.png" in lines[1]
+    assert main([*command, "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["target"]
+    assert (told["pictures"], told["usable"], list(told["skipped"])) == (2, 1, ["no.png"])
+
+
+def test_what_the_target_holds_out_does_not_choose(
+    people: Path, grey: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    names = [f"P001-{number}.png" for number in range(4)]
+    lines = [f"{name},ann,{'heldout' if number else 'train'}" for number, name in enumerate(names)]
+    (tmp_path / "index.csv").write_text("\n".join(["path,identity,split", *lines]))
+    for name in names:
+        shutil.copy(grey / name, tmp_path)
+    target = ["--target", str(tmp_path / "index.csv"), "--out", str(tmp_path / "out"), "--json"]
+    assert main(["data", "select", str(people), "--aligned", *target, *model]) == 0
+    assert json.loads(capsys.readouterr().out)["target"]["pictures"] == 1
+
+
 def test_training_takes_both_lists(
     people: Path, grey: Path, model: list[str], tmp_path: Path, capsys: Out
 ) -> None:
@@ -127,6 +162,74 @@ def test_unlabelled_pictures_are_one_pile(
     assert set(rows[0]) == {"path", "score"}
     settings = DataSettings(data=tmp_path / "selected.csv", images=grey, heldout=0)
     assert len(read_listing(settings, labelled=False)[0]) == len(rows) == 20
+
+
+@pytest.mark.parametrize("kind", ["shard", "absolute paths", "links"])
+def test_pictures_of_nobody_known_are_one_pile_in_any_source(
+    grey: Path, model: list[str], tmp_path: Path, capsys: Out, kind: str
+) -> None:
+    names = ["P001-0.png", "P003-0.png", "P005-0.png", "copy.png"]
+    for name in names:
+        shutil.copy(grey / name.replace("copy", "P001-0"), tmp_path / name)
+    data = tmp_path / "index.csv"
+    if kind == "shard":
+        data = tmp_path / "x.tar"
+        with tarfile.open(data, "w") as archive:
+            for name in names:
+                archive.add(tmp_path / name, name)
+    elif kind == "links":
+        for name in names:
+            (tmp_path / f"link to {name}").symlink_to(tmp_path / name)
+        data.write_text("\n".join(["path", *(f"link to {name}" for name in names)]))
+    else:
+        data.write_text("\n".join(["path", *(str(tmp_path / name) for name in names)]))
+    command = ["data", "select", str(data), "--aligned", "--near-duplicates", "1", *model]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    (repeat,) = _rows(tmp_path / "out" / "exclude.csv")
+    assert repeat["reason"].startswith("near-duplicate of ")
+    rows = _rows(tmp_path / "out" / "selected.csv")
+    assert [set(row) for row in rows] == [{"path", "score"}] * 3
+
+
+def test_a_picture_that_is_listed_twice_counts_once(
+    grey: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    names = ["P001-0.png", "P003-0.png", "P001-0.png", "./P003-0.png"]
+    (tmp_path / "index.csv").write_text("\n".join(["path", *names]))
+    command = ["data", "select", str(tmp_path / "index.csv"), "--images", str(grey), "--aligned", *model]
+    assert main([*command, "--near-duplicates", "1", "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pictures"], told["selected"], told["left_out"]) == (2, 2, {})
+    assert [row["path"] for row in _rows(tmp_path / "out" / "selected.csv")] == names[:2]
+    assert _rows(tmp_path / "out" / "exclude.csv") == []
+
+
+def test_what_is_excluded_takes_no_place(people: Path, model: list[str], tmp_path: Path, capsys: Out) -> None:
+    command = ["data", "select", str(people), "--aligned", "--per-person", "1", "--json", *model]
+    assert main([*command, "--out", str(tmp_path / "all")]) == 0
+    best = [row["path"] for row in _rows(tmp_path / "all" / "selected.csv")]
+    (tmp_path / "audit.csv").write_text(f"path,reason\n{best[0]},mislabelled\n{best[1]},\n")
+    capsys.readouterr()
+    assert main([*command, "--exclude", str(tmp_path / "audit.csv"), "--out", str(tmp_path / "out")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["pictures"], told["selected"], told["left_out"]["excluded"]) == (41, 5, 2)
+    chosen = [row["path"] for row in _rows(tmp_path / "out" / "selected.csv")]
+    assert not set(best[:2]) & set(chosen)
+    assert {name.split("/")[0] for name in chosen} == set(PEOPLE)
+    reasons = {row["path"]: row["reason"] for row in _rows(tmp_path / "out" / "exclude.csv")}
+    assert (reasons[best[0]], reasons[best[1]]) == ("mislabelled", "excluded")
+
+
+def test_names_with_a_line_end_are_one_row(
+    people: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    for number in range(2):
+        shutil.copy(people / "P001" / f"{number}-grey.png", tmp_path / f"{number}\r.png")
+    command = ["data", "select", str(tmp_path), "--aligned", "--near-duplicates", "-1", *model]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    rows = [*_rows(tmp_path / "out" / "selected.csv"), *_rows(tmp_path / "out" / "exclude.csv")]
+    assert sorted(row["path"] for row in rows) == ["0\r.png", "1\r.png"]
+    assert (tmp_path / "out" / "selected.csv").read_bytes().count(b"\n") == 2
 
 
 def test_quotas_and_copies_need_no_target(
@@ -174,6 +277,41 @@ def test_archives_are_trained_on_with_exclude(
     left, _ = read_listing(settings)
     assert _names(left) == {row["path"] for row in _rows(tmp_path / "out" / "selected.csv")}
     assert len(left) == 20
+
+
+def test_another_archive_of_the_same_name_is_embedded_anew(
+    people: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    archive = tmp_path / "x.tar"
+    command = ["data", "select", str(archive), "--per-person", "1", "--aligned", *model]
+    command += ["--out", str(tmp_path / "out")]
+    found = []
+    for hue in ("colour", "grey"):
+        with tarfile.open(archive, "w") as shard:
+            member = tarfile.TarInfo("0.png")
+            content = (people / "P001" / f"0-{hue}.png").read_bytes()
+            member.size = 40_000  # the same place and length
+            shard.addfile(member, io.BytesIO(content.ljust(member.size, b"\0")))
+        assert main(command) == 0
+        found.append(read_vectors(tmp_path / "out" / "embedded" / "source" / "000000.vectors")[0].copy())
+    assert not np.array_equal(*found)
+
+
+def test_vectors_of_another_command_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_BLOCK", 2)
+    vectors = np.eye(4, dtype=np.float32)
+    files = [(tmp_path / str(number), {"pictures": f"of block {number}"}) for number in range(2)]
+    for number, (file, about) in enumerate(files):
+        write_vectors(file, vectors[2 * number : 2 * number + 2], None, about)
+    read = []
+    monkeypatch.setattr(embedded, "read_vectors", lambda file: read.append(file) or read_vectors(file))
+    rows = embedded.EmbeddedRows(files, 4, np.zeros(4, np.float32), {})
+    assert np.array_equal(np.concatenate([rows[at : at + 1] for at in range(4)]), vectors)
+    assert len(read) == 2  # each file is opened once, however many slices of it are asked for
+    write_vectors(files[0][0], vectors[2:], None, {"pictures": "of another command"})
+    assert np.array_equal(rows[2:], vectors[2:])
+    with pytest.raises(SettingError, match="another command has written it anew"):
+        rows[:1]
 
 
 def test_stopped_work_goes_on(
@@ -238,6 +376,8 @@ def test_bad_requests_are_one_line(people: Path, model: list[str], tmp_path: Pat
         (["--keep", "0", "--target", str(people)], "--keep: 0.0"),
         (["--keep", "nan", "--target", str(people)], "--keep: nan"),
         (["--per-person", "0"], "--per-person: 0"),
+        (["--per-person", "2", "--method", "cluster"], "--method: cluster"),
+        (["--per-person", "2", "--images", str(people)], "leave --images out"),
         (["--near-duplicates", "95"], "--near-duplicates: 95.0"),
         (["--near-duplicates", "nan"], "--near-duplicates: nan"),
         (["--per-person", "2", "--out", str(tmp_path / "file")], "--out"),
@@ -256,3 +396,31 @@ def test_bad_requests_are_one_line(people: Path, model: list[str], tmp_path: Pat
     command = ["data", "select", str(tmp_path / "words"), "--per-person", "2", "--aligned", *model]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "no face in any of 1 pictures" in capsys.readouterr().err
+
+
+def test_what_is_read_or_of_another_command_is_not_written_over(
+    people: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    inputs = {"selected.csv": "path\n0-grey.png\n", "exclude.csv": "path,reason\n0-grey.png,mislabelled\n"}
+    for name, content in inputs.items():
+        (tmp_path / name).write_text(content)
+    images = ["--images", str(people / "P001"), "--aligned", "--per-person", "1", "--out", str(tmp_path)]
+    chosen = str(tmp_path / "selected.csv")
+    (tmp_path / "index.csv").write_text("path\n0-grey.png\n1-grey.png\n")
+    command = ["data", "select", str(tmp_path / "index.csv"), *images, *model]
+    for wrong, problem in [
+        (["data", "select", chosen, *images, *model], "selected.csv: is read, and would be written over"),
+        ([*command, "--target", chosen], "selected.csv: is read"),
+        ([*command, "--exclude", str(tmp_path / "exclude.csv")], "exclude.csv: is read"),
+    ]:
+        assert main(wrong) == 2
+        assert problem in capsys.readouterr().err
+    audited = "path,reason,person,own,suggestion,similarity\n"
+    (tmp_path / "exclude.csv").write_text(audited)
+    assert main(command) == 2
+    assert "exclude.csv: is there, with other columns" in capsys.readouterr().err
+    assert (tmp_path / "exclude.csv").read_text() == audited
+    assert (tmp_path / "selected.csv").read_text() == inputs["selected.csv"]
+    (tmp_path / "exclude.csv").unlink()
+    assert main(command) == 0
+    assert main(command) == 0  # its own

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from facekit.gallery import ALIGNED
 from facekit.image import ImageSource
 from facekit.policy import FacePolicy
 from facekit.train.sources import Source
-from facekit.train.sources.files import FileSource
 from facekit.train.sources.source import NamedBytes
 from facekit.vectorfile import read_vectors, write_vectors
 
@@ -38,35 +37,51 @@ _BLOCK = 2048  # pictures of a file: what an interruption may cost
 _FORMAT = {"format": "facekit data select", "version": "1"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class EmbeddedRows:
     """One face of each picture; the vectors stay on the disk and are read by slices.
 
     Attributes:
-        files: of 2,048 vectors each, in order.
+        files: of 2,048 vectors each, in order, and what the metadata of each says.
         dim: of the vectors.
         quality: (n,) float32 in [0, 1]; NaN where a picture gave no face.
         problems: by place, the kind of problem in a word or two, and the whole message.
     """
 
-    files: Sequence[Path]
+    files: Sequence[tuple[Path, dict[str, str]]]
     dim: int
     quality: NDArray[np.float32]
     problems: dict[int, tuple[str, str]]
+    _last: tuple[int, NDArray[np.float32]] | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.quality)
 
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        """(m, d) of unit length; zeros where a picture gave no face."""
+        """(m, d) of unit length; zeros where a picture gave no face.
+
+        Raises:
+            GalleryError: a file is gone.
+            SettingError: another command has written one anew.
+        """
         start, stop, step = part.indices(len(self))
         blocks = []
         for number in range(start // _BLOCK, -(-stop // _BLOCK)):
             at = number * _BLOCK
-            block = read_vectors(self.files[number])[0]
+            block = self._block(number)
             blocks.append(block[max(start - at, 0) : stop - at])
         found = np.concatenate(blocks) if blocks else np.empty((0, self.dim), np.float32)
         return found[::step]
+
+    def _block(self, number: int) -> NDArray[np.float32]:
+        """The map of a file. The last one stays open: people's slices follow each other, and are many."""
+        if self._last is None or self._last[0] != number:
+            file, about = self.files[number]
+            vectors, _, metadata = read_vectors(file)
+            if metadata != about:
+                raise SettingError(f"{file}: another command has written it anew; give each its own --out")
+            self._last = number, vectors
+        return self._last[1]
 
     def blocks(self) -> Iterator[slice]:
         """Slices that cover all, a file each."""
@@ -93,7 +108,7 @@ def embed_rows(
     """Embeds one face of each picture, or finds what an earlier call has embedded.
 
     A file of vectors is taken again if it is of the same pictures, by the same checkpoint, detector and
-    policy. Files are known by name, size and time; what lies in an archive by its name alone.
+    policy. Pictures are known by their names, and by size and time of the files in which they lie.
 
     Args:
         encoder: makes the vectors.
@@ -118,7 +133,7 @@ def embed_rows(
         "faces": "" if aligned else faces,
     }
     made = EmbeddedRows([], encoder.embedder.dim, np.full(len(rows), np.nan, np.float32), {})
-    files: list[Path] = []
+    files: list[tuple[Path, dict[str, str]]] = []
     with tqdm(total=len(rows), desc=what, unit="picture", disable=None, file=sys.stderr) as bar:
         for block in made.blocks():
             chosen = rows[block]
@@ -134,7 +149,7 @@ def embed_rows(
             made.problems.update(
                 {block.start + int(at): (kind, text) for at, kind, text in table["problems"]}
             )
-            files.append(file)
+            files.append((file, about))
     if len(made.problems) == len(rows):
         first = f"; {made.problems[0][1]}" if rows else ""
         raise NoFaceError(f"{source.root}: no face in any of {len(rows):,} pictures{first}")
@@ -159,11 +174,14 @@ def _stored(file: Path, about: dict[str, str]) -> dict[str, Any] | None:
 def _digest(source: Source, rows: Sequence[int]) -> str:
     """Stands for pictures in their order."""
     digest = hashlib.sha256(os.fsencode(source.root.resolve()))
+    last: Path | None = None
     for row in rows:
         digest.update(b"\0" + source.name(row).encode(errors="surrogateescape"))
-        if isinstance(source, FileSource):
+        file = source.file(row)
+        if file != last:  # an archive is looked at once
+            last = file
             with suppress(OSError):  # of one that is missing, embedding tells
-                about = source.read(row).stat()
+                about = file.stat()
                 digest.update(b"\0%d %d" % (about.st_size, about.st_mtime_ns))
     return digest.hexdigest()
 
