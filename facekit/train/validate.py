@@ -10,11 +10,12 @@ from facekit.checkpoint import Calibration
 from facekit.evaluate import ROC, roc_of_people
 from facekit.train.recipe import Scores
 
-__all__ = ["ENOUGH_PAIRS", "calibrate", "heldout_curve", "heldout_scores", "impostor_pairs"]
+__all__ = ["ENOUGH_PAIRS", "calibrate", "heldout_curve", "heldout_scores", "impostor_pairs", "measured_rates"]
 
 ENOUGH_PAIRS = 100
 """Pairs of two people; with fewer not even a false accept rate of 10 % can be measured."""
 
+_ACCEPTS = 10  # pairs of two people that a rate must mean
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _BINS = 200  # of the histograms that people look at
 
@@ -29,6 +30,18 @@ def impostor_pairs(labels: Tensor) -> int:
     return int((counts.sum() ** 2 - (counts**2).sum()) // 2)
 
 
+def measured_rates(labels: Tensor) -> tuple[float, ...]:
+    """The false accept rates that all pairs of such pictures tell: those that mean ten pairs or more.
+
+    Args:
+        labels: (n,) int64.
+    """
+    pairs = impostor_pairs(labels)
+    if pairs < ENOUGH_PAIRS or int(torch.bincount(labels).max()) < 2:
+        return ()
+    return tuple(far for far in _FARS if far * pairs >= _ACCEPTS)
+
+
 def heldout_curve(embeddings: Tensor, labels: Tensor) -> ROC | None:
     """The ROC of all pairs; None where there are too few to say anything.
 
@@ -36,7 +49,7 @@ def heldout_curve(embeddings: Tensor, labels: Tensor) -> ROC | None:
         embeddings: (n, d) float32 of unit length.
         labels: (n,) int64.
     """
-    if impostor_pairs(labels) < ENOUGH_PAIRS or int(torch.bincount(labels).max()) < 2:
+    if not measured_rates(labels):
         return None
     return roc_of_people(embeddings.numpy(), labels.numpy())
 

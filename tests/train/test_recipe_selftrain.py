@@ -260,6 +260,22 @@ def test_the_threshold_is_the_rarest_rate_that_was_measured() -> None:
     for asked, expected in (({}, 0.5), ({"far": 1e-3}, 0.4), ({"threshold": 0.7}, 0.7)):
         settings = _settings(Path(), Path("run"), **{"threshold": None, **asked})
         assert selftrain._threshold(settings, "teacher", config).similarity == expected
+    few = ModelConfig(
+        "onnx",
+        147,
+        112,
+        "rgb",
+        triple,
+        triple,
+        calibration=Calibration("x", 500, 10**3, {1e-1: 0.3, 1e-2: 0.4}),
+    )
+    common = _settings(Path(), Path("run"), threshold=None, far=0.1)
+    assert selftrain._threshold(common, "teacher", few).similarity == 0.3
+    for asked in ({}, {"far": 1e-2}):
+        with pytest.raises(
+            SettingError, match=r"teacher=.* 500 pairs of two people, does not tell .* --threshold"
+        ):
+            selftrain._threshold(_settings(Path(), Path("run"), threshold=None, **asked), "teacher", few)
 
 
 def test_a_teacher_without_thresholds_is_refused_before_anything_is_trained(
@@ -269,6 +285,10 @@ def test_a_teacher_without_thresholds_is_refused_before_anything_is_trained(
         build_recipe(_settings(data, tmp_path / "run", teacher=str(teacher), threshold=None))
     with pytest.raises(SettingError, match=r"too few people are held out .* give --threshold"):
         build_recipe(_settings(data, tmp_path / "run", heldout=0.1, threshold=None))
+    with pytest.raises(SettingError, match=r"threshold: .* \(108 pairs of two\) .* 0.01 or less; raise"):
+        build_recipe(_settings(data, tmp_path / "run", threshold=None))
+    with pytest.raises(SettingError, match=r"far=0.05: too few people are held out .* raise --heldout"):
+        build_recipe(_settings(data, tmp_path / "run", threshold=None, far=0.05))
     assert not (tmp_path / "run").exists()
 
 
@@ -300,6 +320,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(
     [
         {"threshold": 1.5},
         {"far": 0.0},
+        {"far": 0.2},
         {"least": 1},
         {"alpha": 0.0},
         {"times": 0},

@@ -39,12 +39,14 @@ from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.recipes import convrec
 from facekit.train.run import train_once
 from facekit.train.stream import open_crops
-from facekit.train.validate import ENOUGH_PAIRS, impostor_pairs
+from facekit.train.validate import impostor_pairs, measured_rates
 
 __all__ = ["SelfTrainSettings", "build_recipe"]
 
 _log = logging.getLogger(__name__)
 
+_RARE = 1e-2  # the commonest false accept rate at which a pile is grouped, unless another is asked for
+_ACCEPTS = 10  # pairs of two people that a rate must mean
 _STRONG = Augmentation(rotation=15.0, zoom=0.15, shift=0.08, brightness=0.4, grey=0.1, low_resolution=0.3)
 
 
@@ -65,7 +67,7 @@ class SelfTrainSettings(MarginSettings):
     """Mean similarity at which pictures are of one person. If not given, that of --far."""
     far: float | None = None
     """Take the threshold from the teacher's calibration at this false accept rate. If not given, the rarest
-    that was measured: in a pile, each picture meets all others."""
+    that was measured, 1e-2 at the most: in a pile, each picture meets all others."""
     least: int = 3
     """Pictures of the smallest group that counts as a person."""
     times: int = 1
@@ -78,7 +80,7 @@ class SelfTrainSettings(MarginSettings):
         if self.threshold is not None:
             require(-1 <= self.threshold <= 1, "threshold", self.threshold, "give a similarity in [-1, 1]")
         if self.far is not None:
-            require(0 < self.far < 1, "far", self.far, "give a rate between 0 and 1, such as 1e-4")
+            require(0 < self.far <= 0.1, "far", self.far, "give a rate above 0, up to 0.1, such as 1e-4")
         require(self.least >= 2, "least", self.least, "give 2 or more")
         require(
             0 < self.alpha < math.inf,
@@ -243,21 +245,39 @@ def _check(settings: SelfTrainSettings, labelled: tuple[Listing, Listing]) -> No
         return
     if settings.teacher is not None:
         _threshold(settings, settings.teacher, load_checkpoint(settings.teacher).config)
-    elif impostor_pairs(labelled[1].labels) < ENOUGH_PAIRS:
+    elif not _is_measured(settings.far, measured_rates(labelled[1].labels)):
+        what = "threshold" if settings.far is None else f"far={settings.far:g}"
+        pairs = impostor_pairs(labelled[1].labels)
         raise SettingError(
-            "threshold: too few people are held out to measure the teacher's; raise --heldout, or give "
-            "--threshold, between -1 and 1"
+            f"{what}: too few people are held out ({pairs} pairs of two) to measure the teacher's at "
+            f"{_wanted(settings.far)}; raise --heldout, or give --threshold, between -1 and 1"
         )
 
 
 def _threshold(settings: SelfTrainSettings, source: str, teacher: ModelConfig) -> Threshold:
     """At which pictures of the pile are of one person."""
     table, far = teacher.calibration, settings.far
-    if settings.threshold is None and table is None:
+    if settings.threshold is not None:
+        return choose_threshold(teacher, threshold=settings.threshold)
+    if table is None:
         raise SettingError(
             f"teacher={source}: has no calibration to take a threshold from; give --threshold, "
             "between -1 and 1, or measure it with `facekit calibrate`"
         )
-    if far is None and table is not None:
-        far = min(table.thresholds)
-    return choose_threshold(teacher, threshold=settings.threshold, far=far)
+    measured = [rate for rate in table.thresholds if rate * table.impostor_pairs >= _ACCEPTS]
+    if not _is_measured(far, measured):
+        raise SettingError(
+            f"teacher={source}: its calibration, of {table.impostor_pairs} pairs of two people, does not "
+            f"tell a threshold at {_wanted(far)}; give --threshold, between -1 and 1, or measure it with "
+            "`facekit calibrate`"
+        )
+    return choose_threshold(teacher, far=min(measured) if far is None else far)
+
+
+def _is_measured(far: float | None, measured: Sequence[float]) -> bool:
+    """Whether the rate that is asked for, or one that is rare enough for a pile, is among the known ones."""
+    return min(measured, default=1.0) <= (_RARE if far is None else far)
+
+
+def _wanted(far: float | None) -> str:
+    return f"a false accept rate of {_RARE:g} or less" if far is None else "that rate"
