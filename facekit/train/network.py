@@ -12,6 +12,7 @@ from facekit.train.recipe import Step
 __all__ = ["NetworkSettings"]
 
 _SMALLEST, _LARGEST = 16, 512  # pixels
+_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class NetworkSettings:
     start_size: int | None = None
     """Side in pixels during the first part of the run, if another; 64 has a third of the pixels of 112.
     Further, smaller views shrink alike, to 16 pixels at the least."""
-    start_share: float = 0.9
+    start_share: float = _SHARE
     """Share of the run that sees --start-size."""
     resolution: int = 112
     """Side in pixels of the pictures that views are cut from; others are resized."""
@@ -45,7 +46,12 @@ class NetworkSettings:
             value = getattr(self, name)
             fits = value is None or _SMALLEST <= value <= _LARGEST
             require(fits, name, value, f"give pixels in {_SMALLEST} ... {_LARGEST}")
-        require(0 <= self.start_share <= 1, "start_share", self.start_share, "give a share in [0, 1]")
+        remedy = "give a share in [0, 1), since the end of the run is what stays"
+        require(0 <= self.start_share < 1, "start_share", self.start_share, remedy)
+        if self.start_size is None and self.start_share != _SHARE:
+            raise SettingError(
+                f"start_share={self.start_share}: does nothing without --start-size; give it, too"
+            )
         if self.stem is not None and self.architecture not in ("resnet18", "resnet34", "resnet50"):
             raise SettingError(f"stem={self.stem}: {self.architecture} has its own; leave it out")
 

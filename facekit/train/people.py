@@ -37,6 +37,7 @@ __all__ = ["CROP", "MarginSettings", "PeopleTraining", "chance_of", "steps_of"]
 CROP = 112
 """Pixels; what inference aligns to."""
 
+_SHARE = 0.5
 _FROZEN, _MILD = 0.16, 0.40  # shares of the run after which the first and the second phase end
 
 
@@ -70,7 +71,7 @@ class MarginSettings:
     """Side in pixels of the faces that the network sees; smaller is faster and less accurate."""
     start_size: int | None = None
     """Side in pixels during the first part of the run, if another."""
-    start_share: float = 0.5
+    start_share: float = _SHARE
     """Share of the run that sees --start-size."""
     flip_average: bool = False
     """Let the checkpoint average the embeddings of a face and its mirror: a little more accurate, and the
@@ -79,8 +80,13 @@ class MarginSettings:
     """License written into the checkpoint."""
 
     def __post_init__(self) -> None:
-        for name in ("mild", "start_share"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a share in [0, 1]")
+        require(0 <= self.mild <= 1, "mild", self.mild, "give a share in [0, 1]")
+        remedy = "give a share in [0, 1), since the end of the run is what stays"
+        require(0 <= self.start_share < 1, "start_share", self.start_share, remedy)
+        if self.start_size is None and self.start_share != _SHARE:
+            raise SettingError(
+                f"start_share={self.start_share}: does nothing without --start-size; give it, too"
+            )
         require(0 < self.scale < math.inf, "scale", self.scale, "give a number above 0")
         require(0 <= self.margin <= math.pi / 2, "margin", self.margin, "give radians in [0, pi/2]")
         require(0 <= self.cosine_margin <= 1, "cosine_margin", self.cosine_margin, "give 0 ... 1")

@@ -20,7 +20,7 @@ from facekit.train.network import NetworkSettings
 from facekit.train.optim import rate_factor
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
-from facekit.train.start import embedding_length, start_network
+from facekit.train.start import start_of
 from facekit.train.statistics import alignment, uniformity
 from facekit.train.stream import open_crops
 from facekit.train.views import ViewSettings, random_views
@@ -152,9 +152,8 @@ class _Pretraining:
         self.name, self.settings, self.drawn = name, settings, drawn
         self.device = resolve_device(run.device)
         training, aside = read_listing(settings.data, labelled=False)
-        start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
+        start = start_of(network, [each.size for each in drawn])  # before all pictures are decoded
         self.start, self.backbone = start, start.model
-        self._check_network()  # rather now than after all pictures are decoded
         self.crops = open_crops(training, network.resolution, settings.data, pin=self.device.type == "cuda")
         self.heldout = load_crops(aside, network.resolution)
         self.steps_per_epoch = len(self.crops) // run.batch_size
@@ -169,19 +168,6 @@ class _Pretraining:
             modules = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]
         self.modules = modules.to(memory_format=torch.channels_last)
         self.watch = Watch(self._features, self.heldout, self.crops, run)
-
-    def _check_network(self) -> None:
-        """Refuse a start of another kind, and views that the network does not take."""
-        network = self.settings.network
-        if network.stem is not None and self.start.sizes.get("stem", "imagenet") != network.stem:
-            raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
-        for drawn in self.drawn:
-            embedding_length(self.backbone, drawn.size)
-        try:
-            for drawn in self.drawn:
-                embedding_length(self.backbone, network.side(drawn.size, _FIRST))
-        except SettingError as error:
-            raise SettingError(f"start_size={network.start_size}: {error}") from error
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """(pictures,) of this process."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from facekit.errors import MissingExtraError, SettingError
 from facekit.models import build
 from facekit.models.convrec import ConvRec
 from facekit.train.config import OptimSettings
+from facekit.train.network import NetworkSettings
 from facekit.train.optim import decay_groups
+from facekit.train.recipe import Step
 
-__all__ = ["Start", "embedding_length", "start_network"]
+__all__ = ["Start", "start_network", "start_of"]
 
 _Triple = tuple[float, float, float]
 _OF_IMAGENET = ("convrec", "resnet50")  # architectures that torchvision's ResNet-50 fits
@@ -114,6 +116,33 @@ def start_network(
         raise SettingError(f"init={init}: takes {config.color}; training takes rgb, convert it first")
     sizes = dict(config.sizes)
     return Start(architecture, found.model, config.embedding_dim, sizes, found.model, config.mean, config.std)
+
+
+def start_of(settings: NetworkSettings, sides: Sequence[int] = ()) -> Start:
+    """:func:`start_network` by the settings of a recipe, whose pictures it takes from the first step on.
+
+    Args:
+        settings: which network.
+        sides: in pixels, at the end of the run, of what it sees beside views of ``settings.size``.
+
+    Raises:
+        SettingError: weights that cannot be had, are of another network or have another stem; a size that
+            the network does not take.
+        MissingExtraError: ImageNet's weights without torchvision.
+    """
+    start = start_network(settings.architecture, settings.init, size=settings.size, sizes=settings.sizes)
+    if settings.stem is not None and start.sizes.get("stem", "imagenet") != settings.stem:
+        raise SettingError(f"stem={settings.stem}: {settings.init} has another; leave it out")
+    for side in sides:
+        embedding_length(start.model, side)
+    if settings.start_size is None:
+        return start
+    try:
+        for side in (settings.size, *sides):
+            embedding_length(start.model, settings.side(side, Step(0, 0.0, 0.0)))
+    except SettingError as error:
+        raise SettingError(f"start_size={settings.start_size}: {error}") from error
+    return start
 
 
 def _built(architecture: str, size: int, sizes: Mapping[str, Any]) -> Start:

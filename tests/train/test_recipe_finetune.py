@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import facekit.models
 from facekit.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
-from facekit.errors import TrainingError
+from facekit.errors import SettingError, TrainingError
 from facekit.models.faceresnet import FaceResNet
 from facekit.train import log, loop, processes
 from facekit.train.__main__ import main
@@ -326,6 +326,41 @@ def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(
     shares = [epoch["confident"] for epoch in _events(tmp_path, "epoch")]
     measured = torch.stack([(~labels.isnan()).float().mean() for _, labels, _ in seen]).view(2, 4).mean(1)
     assert shares == pytest.approx(measured.tolist(), abs=1e-6)
+
+
+def test_the_pile_is_looked_at_as_large_as_the_views_that_the_network_knows(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "_train_supervised", lambda settings: None)
+    network = NetworkSettings(
+        architecture="faceresnet", size=24, start_size=16, start_share=0.5, resolution=24
+    )
+    recipe = build_recipe(replace(_with_pile(place, tmp_path), network=network))
+    sides: list[int] = []
+    recipe.modules["backbone"].register_forward_pre_hook(lambda _, x: sides.append(x[0].shape[-1]))
+    for epoch in (0, 1):
+        next(iter(recipe.batches(epoch, 0)))
+        assert set(sides) == {(16, 24)[epoch]}
+        sides.clear()
+
+
+def test_a_start_size_that_the_network_does_not_take_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(FaceResNet):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[-1] < 24:
+                raise RuntimeError("too small")
+            return super().forward(x)
+
+    small = {"widths": (8, 16), "depths": (1, 1), "stem_width": 8, "embedding_dim": 12}
+    known = {**facekit.models.ARCHITECTURES, "faceresnet": lambda **_: Large(**small)}
+    monkeypatch.setattr(facekit.models, "ARCHITECTURES", MappingProxyType(known))
+    network = NetworkSettings(architecture="faceresnet", size=24, start_size=16, resolution=24)
+    with pytest.raises(
+        SettingError, match=r"^start_size=16: 16 pixels: Large takes no pictures of that size"
+    ):
+        build_recipe(replace(_settings(place, tmp_path), network=network))
 
 
 def _numbered(count: int) -> Crops:

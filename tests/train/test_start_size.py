@@ -26,6 +26,7 @@ from facekit.train.__main__ import main
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
+from facekit.train.people import MarginSettings
 from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, swav, vcl
 
@@ -170,12 +171,26 @@ def test_all_processes_see_the_same_sizes(pictures: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("size", "share", "said"), [(64, 1.0, r"share in \[0, 1\)"), (None, 0.7, "does nothing")]
+)
+def test_recipes_that_know_people_refuse_the_same(size: int | None, share: float, said: str) -> None:
+    with pytest.raises(SettingError, match=f"start_share={share}: .*{said}"):
+        MarginSettings(
+            data=DataSettings(data=Path()), run=RunSettings(out=Path()), start_size=size, start_share=share
+        )
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--start-size", "8"], "start_size=8: give pixels in 16 ... 512"),
         (["--start-size", "1024"], "start_size=1024: give pixels in 16 ... 512"),
-        (["--start-size", "64", "--start-share", "1.5"], "start_share=1.5: give a share in [0, 1]"),
-        (["--start-size", "64", "--start-share", "nan"], "start_share=nan: give a share in [0, 1]"),
+        (
+            ["--start-size", "64", "--start-share", "1"],
+            "start_share=1.0: give a share in [0, 1), since the end",
+        ),
+        (["--start-size", "64", "--start-share", "nan"], "start_share=nan: give a share in [0, 1)"),
+        (["--start-share", "0.5"], "start_share=0.5: does nothing without --start-size"),
     ],
 )
 def test_bad_values_say_what_to_give(

@@ -264,20 +264,21 @@ class Tuning:
             self.task.scores(torch.randn(len(rows), *shape, generator=generator), rows)
 
     @torch.no_grad()
-    def told(self, pictures: Tensor) -> Tensor:
+    def told(self, pictures: Tensor, *, size: int | None = None) -> Tensor:
         """What the head says of pictures as they are, in evaluation mode.
 
         Args:
             pictures: (n, 3, s, s) uint8.
+            size: side in pixels at which the network sees them, if not its own.
 
         Returns:
             (n, ...) float32 on the CPU.
         """
         self.modules.eval()
-        size = (self.backbone.size, self.backbone.size)
-        if pictures.shape[-2:] != size:
+        side = size or self.backbone.size
+        if pictures.shape[-1] != side:
             pictures = F.interpolate(
-                pictures.float(), size, mode="bilinear", antialias=True, align_corners=False
+                pictures.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
             )
         return self.forward(pictures).float().cpu()
 

@@ -38,7 +38,7 @@ from facekit.train.optim import decay_groups, rate_factor
 from facekit.train.outputs import write_head
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.settings import portable
-from facekit.train.start import Start, embedding_length, start_network
+from facekit.train.start import start_of
 from facekit.train.stream import open_crops
 from facekit.train.watch import Watch
 
@@ -138,7 +138,7 @@ class _Training:
         self.settings, self.device = settings, resolve_device(run.device)
         self.precision = resolve_precision(run.precision, self.device)
         listing, aside = read_listing(settings.data)
-        starts = [_start(network) for _ in range(2)]
+        starts = [start_of(network) for _ in range(2)]
         self.start = starts[0]
         self.crops = open_crops(listing, network.resolution, settings.data, pin=self.device.type == "cuda")
         self.steps_per_epoch = _steps(self.crops.classes, len(self.crops), run.batch_size)
@@ -291,13 +291,3 @@ def _steps(classes: int, pictures: int, batch_size: int) -> int:
     if pictures < batch_size:
         raise SettingError(f"batch_size={batch_size}: more than the {pictures} training pictures")
     return pictures // batch_size
-
-
-def _start(network: NetworkSettings) -> Start:
-    """A network at its beginning; from random weights, another one at each call."""
-    start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
-    if network.stem is not None and start.sizes.get("stem", "imagenet") != network.stem:
-        raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
-    if network.start_size is not None:
-        embedding_length(start.model, network.start_size)
-    return start

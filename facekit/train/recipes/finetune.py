@@ -40,7 +40,7 @@ from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.run import train_once
 from facekit.train.settings import portable
-from facekit.train.start import Start, start_network
+from facekit.train.start import start_of
 from facekit.train.stream import open_crops
 from facekit.train.views import ViewSettings
 
@@ -138,7 +138,7 @@ class _Training:
             listing = list_unlabelled(settings.unlabelled, self.examples)
             _train_supervised(settings)
         torch.manual_seed(run.seed)
-        self.start = _start(network)
+        self.start = start_of(network)
         device = resolve_device(run.device)
         backbone = Backbone(
             network.architecture, self.start.model, self.start.config(input_size=network.size), device
@@ -172,7 +172,10 @@ class _Training:
             return
         if skip == 0:  # else the run's state has those that this epoch began with
             sure, threshold = _SURE[self.examples.task], self.settings.pseudo.threshold
-            self.pile.relabel(epoch, lambda pictures: sure(self.tuning.told(pictures), threshold))
+            size = self._side(
+                Step(epoch * self.tuning.steps_per_epoch, epoch / self.settings.run.epochs, epoch)
+            )
+            self.pile.relabel(epoch, lambda pictures: sure(self.tuning.told(pictures, size=size), threshold))
         for known, (pictures, labels) in zip(labelled, self.pile.batches(epoch, skip), strict=True):
             yield *known, pictures, labels, self.task.mirrored(labels) if self.tuning.mirrors else labels
 
@@ -182,8 +185,7 @@ class _Training:
         Both kinds of pictures go through the network together, so that its batch norms see in training what
         they will count on later. As long as pseudo-labels have no weight, only the labelled ones do.
         """
-        pseudo, network = self.settings.pseudo, self.settings.network
-        size = network.side(network.size, at)
+        pseudo, size = self.settings.pseudo, self._side(at)
         views, targets = self.tuning.drawn(*batch[:3], size=size)
         if self.pile is None:
             return {"loss": self.task.loss(self.tuning.forward(views), targets)}
@@ -246,6 +248,10 @@ class _Training:
         names = self.task.people if isinstance(self.task, Identities) else self.examples.names
         return {"task": self.examples.task, "names": names, "sees": self.task.sees}
 
+    def _side(self, at: Step) -> int:
+        """Of the views of a step, in pixels."""
+        return self.settings.network.side(self.settings.network.size, at)
+
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: a backbone that comes trained has a learning rate of its own."""
         optim = self.settings.optim
@@ -274,13 +280,6 @@ def _open(settings: FineTuningSettings) -> Examples:
     if not len(examples.rows(VALIDATION)):
         raise TrainingError(f"{examples.name}: no validation pictures to choose by; mark some")
     return examples
-
-
-def _start(network: NetworkSettings) -> Start:
-    start = start_network(network.architecture, network.init, size=network.size, sizes=network.sizes)
-    if network.stem is not None and start.sizes.get("stem", "imagenet") != network.stem:
-        raise SettingError(f"stem={network.stem}: {network.init} has another; leave it out")
-    return start
 
 
 def _train_supervised(settings: FineTuningSettings) -> None:
