@@ -46,6 +46,16 @@ def test_the_means_are_saved_and_stay_in_evaluation() -> None:
     assert float(ratio) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("broken", [(6.0, torch.inf), (torch.nan, 2.0)])
+def test_a_step_that_overflowed_leaves_no_trace(broken: tuple[float, float]) -> None:
+    joint = LossRatio(alpha=1.0)
+    joint(torch.tensor(6.0), torch.tensor(2.0))
+    loss, ratio = joint(*map(torch.tensor, broken))
+    assert not loss.isfinite()  # the scaler has to see it
+    assert float(ratio) == pytest.approx(3.0)
+    assert float(joint(torch.tensor(6.0), torch.tensor(2.0))[1]) == pytest.approx(3.0)
+
+
 def test_a_loss_that_is_nothing_divides_by_nothing() -> None:
     loss, _ = LossRatio(alpha=1.0)(torch.tensor(6.0), torch.tensor(0.0))
     assert float(loss) == 3.0

@@ -18,7 +18,8 @@ class LossRatio(nn.Module):
 
     with running means :math:`\bar L`, through which no gradient flows. Both means start at 0, so that what is
     missing at first cancels in their ratio. They are saved with the run; where both losses are the same in
-    all processes, so are they. In evaluation mode they stay.
+    all processes, so are they. In evaluation mode they stay, and where a loss is no finite number: of a step
+    that overflowed, which is left out, nothing remains.
 
     Source: Zoph et al. 2020, "Rethinking pre-training and self-training".
 
@@ -44,6 +45,8 @@ class LossRatio(nn.Module):
             told: scalar loss of pseudo-labels, L_p.
         """
         if self.training:
-            self.means.lerp_(torch.stack([known, told]).detach().float(), 1 - _DECAY)
+            losses = torch.stack([known, told]).detach().float()
+            moved = self.means.lerp(losses, 1 - _DECAY)
+            self.means.copy_(torch.where(losses.isfinite().all(), moved, self.means))
         ratio = self.means[0] / self.means[1].clamp_min(_LEAST)
         return (known + self.alpha * ratio * told) / (1 + self.alpha), ratio
