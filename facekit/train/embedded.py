@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from facekit.train.data import decode_crop
 from facekit.train.sources import Source
 from facekit.vectorfile import read_vectors, write_vectors
 
-__all__ = ["embed_pictures", "hash_names"]
+__all__ = ["embed_pictures", "hash_names", "read_embedded"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ _PART = 8192  # pictures of a file; with 512 numbers each, 17 MB
 _AT_ONCE = 64
 
 
-def embed_pictures(
-    network: Embedder, source: Source, rows: Tensor, folder: Path
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def embed_pictures(network: Embedder, source: Source, rows: Tensor, folder: Path) -> list[Path]:
     """Embed pictures as the network's checkpoint says, so that its thresholds hold; all processes share them.
 
     What cannot be read is left out and reported.
@@ -46,10 +44,10 @@ def embed_pictures(
         folder: of the files, 8,192 pictures each; those that are there are not made again.
 
     Returns:
-        (m, d) float32 of unit length, and (m,) int64, ascending: which of ``rows`` they are of.
+        The files, for :func:`read_embedded` in whichever process needs them.
 
     Raises:
-        TrainingError: none of the pictures can be read, or the folder cannot be made.
+        TrainingError: the folder cannot be made.
         GalleryError: a file cannot be written.
     """
     try:
@@ -69,13 +67,25 @@ def embed_pictures(
             else:
                 _embed_part(network, source, part, file, key, bar)
     processes.barrier()
+    return files
+
+
+def read_embedded(files: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What :func:`embed_pictures` wrote, of all pictures.
+
+    Returns:
+        (m, d) float32 of unit length, and (m,) int64, ascending: which of the rows they are of.
+
+    Raises:
+        TrainingError: none of the pictures could be read.
+        GalleryError: a file cannot be read.
+    """
     read = [read_vectors(file)[:2] for file in files]
-    starts = range(0, len(rows), _PART)
     places = np.concatenate(
-        [start + np.array(table, np.int64) for start, (_, table) in zip(starts, read, strict=True)]
+        [number * _PART + np.array(table, np.int64) for number, (_, table) in enumerate(read)]
     )
     if not len(places):
-        raise TrainingError(f"none of the {len(rows)} pictures can be read; the last warning says why")
+        raise TrainingError(f"{files[0].parent}: no picture can be read; the last warning says why")
     return np.concatenate([vectors for vectors, _ in read]), places
 
 

@@ -20,7 +20,7 @@ from facekit.errors import TrainingError
 from facekit.threshold import Threshold
 from facekit.train import processes
 from facekit.train.data import Listing, open_source
-from facekit.train.embedded import embed_pictures, hash_names
+from facekit.train.embedded import embed_pictures, hash_names, read_embedded
 from facekit.train.pseudo_identities import KnownPeople, PseudoIdentities, find_identities, mean_vectors
 from facekit.train.sources import Source
 from facekit.train.sources.files import FileSource
@@ -118,10 +118,11 @@ def pseudo_listing(
     }
     table, beside = out / "pseudo.csv", out / "pseudo.json"
     if processes.highest(int(not table.exists() or _read(beside).get("made_of") != made_of)):
-        vectors, places = embed_pictures(teacher, pile.source, pile.rows, out / "embedded" / "pile")
-        known, whose = embed_pictures(teacher, source, rows, out / "embedded" / "labelled")
+        unknown = embed_pictures(teacher, pile.source, pile.rows, out / "embedded" / "pile")
+        known = embed_pictures(teacher, source, rows, out / "embedded" / "labelled")
         if processes.rank() == 0:
-            people = _people(known, whose, labelled)
+            vectors, places = read_embedded(unknown)
+            people = _people(*read_embedded(known), labelled)
             found = find_identities(vectors, threshold.similarity, least=least, people=people)
             _write(table, _rows(pile, places, found))
             told = {"pictures": len(pile.rows), "far": threshold.far, **_told(pile, found)}
@@ -180,15 +181,17 @@ def _listing(table: Path, pile: Pile) -> Listing:
     number = {pile.source.name(row): row for row in pile.rows.tolist()}
     rows, identities = [], []
     try:
-        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
                 rows.append(number[row["path"]])
                 identities.append(row["identity"])
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise TrainingError(f"{table}: not a list of this pile's pictures ({error}); delete it") from error
+        raise TrainingError(
+            f"{table}: not a list of this pile's pictures ({error}); mend or delete it"
+        ) from error
     people, labels = np.unique(identities, return_inverse=True)
     if len(people) < 2:
-        raise TrainingError(f"{table}: names {len(people)} people; at least 2 are needed, delete it")
+        raise TrainingError(f"{table}: names {len(people)} people; at least 2 are needed; mend or delete it")
     return Listing(pile.source, torch.tensor(rows), torch.from_numpy(labels), len(people))
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from facekit.checkpoint import ModelConfig
 from facekit.errors import TrainingError
 from facekit.threshold import Threshold
-from facekit.train import embedded
+from facekit.train import embedded, processes
 from facekit.train.config import DataSettings
-from facekit.train.data import Listing, read_listing
+from facekit.train.data import Listing, decode_crop, read_listing
+from facekit.train.embedded import embed_pictures, read_embedded
 from facekit.train.pile import open_pile, picture_places, pseudo_listing
 from facekit.train.sources import write_shard
 
@@ -115,7 +116,7 @@ def test_it_is_found_again_with_what_people_changed(
     _, line = _listed(Pixels(), pile, labelled, out)
     table = out / "pseudo.csv"
     kept = [text for text in table.read_text().splitlines() if ",p1" not in text]
-    table.write_text("\n".join(kept))
+    table.write_text("\n".join(kept), encoding="utf-8-sig")  # as spreadsheets do
     teacher = Pixels()
     again, told = _listed(teacher, pile, labelled, out)
     assert (teacher.seen, told, len(again), again.classes) == (0, line, 9, 2)
@@ -151,6 +152,22 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     parts, _ = _listed(again, pile, labelled, tmp_path / "run")
     assert again.seen == 17 + 12 - 5
     assert _whose(parts) == _whose(whole)
+
+
+def test_processes_share_the_pass_and_one_reads_it_back(
+    labelled: tuple[Listing, Listing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, rows = labelled[0].source, torch.arange(12)
+    monkeypatch.setattr(embedded, "_PART", 5)
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    for rank, there in ((1, 1), (0, 3)):
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        files = embed_pictures(Pixels(), source, rows, tmp_path / "run")
+        assert sum(file.exists() for file in files) == there  # not read by the others
+    vectors, places = read_embedded(files)
+    assert places.tolist() == [*range(12)]
+    whole = torch.stack([decode_crop(source, row, 112) for row in range(12)])
+    np.testing.assert_allclose(vectors, Pixels().embed(whole).numpy(), atol=1e-6)
 
 
 def test_of_an_archive_pictures_are_named_by_their_place(
@@ -191,7 +208,7 @@ def test_a_pile_that_is_not_there_is_refused(labelled: tuple[Listing, Listing], 
 def test_unreadable_pictures_alone_are_refused(labelled: tuple[Listing, Listing], tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(TrainingError, match="none of the 1 pictures can be read"):
+    with pytest.raises(TrainingError, match="pile: no picture can be read"):
         _listed(Pixels(), tmp_path / "bad", labelled, tmp_path / "run")
 
 
@@ -201,7 +218,7 @@ def test_a_list_that_is_none_of_the_pile_is_refused(
 ) -> None:
     _listed(Pixels(), pile, labelled, tmp_path / "run")
     (tmp_path / "run" / "pseudo.csv").write_text(damage)
-    with pytest.raises(TrainingError, match=r"pseudo.csv: .*delete it"):
+    with pytest.raises(TrainingError, match=r"pseudo.csv: .*; mend or delete it"):
         _listed(Pixels(), pile, labelled, tmp_path / "run")
 
 
