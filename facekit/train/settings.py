@@ -21,7 +21,10 @@ _LARGEST = 1 << 20  # characters of a file of settings
 _SOURCES = ("init", "distill", "teacher")  # settings that may be a path, a name of the Hub, or a word
 _SETS = "data"  # and that, where there may be several, are [TASK=]PATH
 _WORDS = ("random", "imagenet")
-_WITHOUT_EFFECT = {"run.out", "run.device", "run.save_minutes", "data.workers", "data.keep_gb"}
+_WITHOUT_EFFECT = {
+    *("run.out", "run.device", "run.save_minutes"),
+    *("data.workers", "data.keep_gb", "workers", "keep_gb"),
+}
 _INFINITE = ("inf", "-inf")
 _HUGE = 1 << 1000  # floats end soon after, and whole numbers do not
 

@@ -27,8 +27,8 @@ from facekit.models.faceresnet import FaceResNet
 from facekit.train import log, loop, processes
 from facekit.train.__main__ import main
 from facekit.train.best import BestMoment
-from facekit.train.config import RunSettings
-from facekit.train.data import Crops
+from facekit.train.config import DataSettings, RunSettings
+from facekit.train.data import Crops, Listing
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
 from facekit.train.probe.table import read_cells
@@ -342,6 +342,25 @@ def test_the_pile_is_looked_at_as_large_as_the_views_that_the_network_knows(
         next(iter(recipe.batches(epoch, 0)))
         assert set(sides) == {(16, 24)[epoch]}
         sides.clear()
+
+
+def test_the_processes_of_a_machine_share_the_memory_for_the_pile(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[DataSettings] = []
+    monkeypatch.setattr(finetune, "_train_supervised", lambda settings: None)
+    monkeypatch.setattr(processes, "beside", lambda: 4)
+    open_crops = finetune.open_crops
+
+    def opened(listing: Listing, size: int, settings: DataSettings, *, pin: bool) -> Any:
+        told.append(settings)
+        return open_crops(listing, size, settings, pin=pin)
+
+    monkeypatch.setattr(finetune, "open_crops", opened)
+    build_recipe(replace(_with_pile(place, tmp_path), keep_gb=2.0, workers=0))
+    assert [(settings.keep_gb, settings.workers) for settings in told] == [(0.5, 0)]
+    with pytest.raises(SettingError, match="keep_gb=-1: give gigabytes"):
+        FineTuningSettings(data=("a",), run=RunSettings(out=tmp_path), keep_gb=-1)
 
 
 def test_a_start_size_that_the_network_does_not_take_is_refused(

@@ -90,9 +90,16 @@ class FineTuningSettings:
     """Pictures without labels, for attributes or classes: a folder, CSV, RecordIO or tar shards, as for the
     recipes without labels. The same run without them comes first, in the folder supervised of --out."""
     pseudo: PseudoSettings = field(default_factory=PseudoSettings)
+    keep_gb: float = 8.0
+    """Decoded pictures without labels that take so many gigabytes or less, in all processes of a machine
+    together, are kept in memory; more are decoded anew in each epoch. 0 keeps none."""
+    workers: int | None = None
+    """Processes that decode those which are not kept; if not given, one a core, 16 at most, for each of
+    torchrun's processes its share."""
 
     def __post_init__(self) -> None:
         require(bool(self.data), "data", "", "name one or several sets")
+        DataSettings(data=Path(), keep_gb=self.keep_gb, workers=self.workers)  # refuses what they cannot be
 
 
 def build_recipe(settings: FineTuningSettings) -> Recipe:
@@ -151,7 +158,8 @@ class _Training:
         self.modules = nn.ModuleDict(dict(self.tuning.modules.items()))
         self.pile: Unlabelled | None = None
         if listing is not None and settings.unlabelled is not None:
-            sizes = DataSettings(data=settings.unlabelled)
+            keep_gb = settings.keep_gb / processes.beside()  # each keeps all
+            sizes = DataSettings(data=settings.unlabelled, keep_gb=keep_gb, workers=settings.workers)
             self.pile = Unlabelled(
                 open_crops(listing, network.resolution, sizes, pin=device.type == "cuda"),
                 steps=self.tuning.steps_per_epoch,
