@@ -27,13 +27,13 @@ def audit_losses(source: Source, table: Path, *, limit: float, top: int) -> Outc
 
     Args:
         source: the pictures.
-        table: CSV with the columns path and loss, and perhaps suggestion.
+        table: CSV with the columns path and loss, and perhaps suggestion; of a picture on several lines, as
+            data that name it twice have, the one with the highest loss counts.
         limit: labels that are right with a lower probability are doubted.
         top: how many findings the page shows.
 
     Raises:
-        TrainingError: not such a file, a loss that is no number, a picture listed twice, or none that is
-            in the source.
+        TrainingError: not such a file, a loss that is no number, or not one picture of the source.
     """
     judged, unknown = _read(source, table)
     mixture = fit_losses(judged.losses)
@@ -82,9 +82,8 @@ def _read(source: Source, table: Path) -> tuple[_Judged, int]:
     """The losses of pictures, and how many lines name no picture."""
     given: dict[str, tuple[float, str]] = {}
     for listed in read_list(table, source.root.resolve(), ("path", "loss")):
-        if listed.name in given:
-            raise TrainingError(f"{table}, line {listed.line}: {listed.name!r} again; keep one line of it")
-        given[listed.name] = _loss(table, listed), listed.cells.get("suggestion", "")
+        told = _loss(table, listed), listed.cells.get("suggestion", "")
+        given[listed.name] = max(given.get(listed.name, told), told, key=lambda each: each[0])
     rows, losses, suggestions, met = [], [], [], set()
     for row in range(len(source.person)):
         name = source.name(row)

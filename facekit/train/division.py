@@ -163,7 +163,7 @@ def write_losses(file: Path, labelled: Labelled, judgement: Judgement, *, thresh
     """A row a picture: path, label, loss, clean and suggestion, means over both networks.
 
     The suggestion is what the networks take the picture for, where that is not its label and the label is not
-    called clean.
+    called clean. A new file is for its owner alone, since it names people.
 
     Raises:
         TrainingError: the file cannot be written.
@@ -189,7 +189,7 @@ def write_losses(file: Path, labelled: Labelled, judgement: Judgement, *, thresh
             path = labelled.source.name(row)
             writer.writerow([path, labelled.classes[label], f"{loss:.6g}", f"{share:.6g}", suggestion])
     try:
-        with replacing(file) as stream:
+        with replacing(file, private=True) as stream:
             stream.write(rows.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise TrainingError(f"{file}: cannot be written ({error}); free space") from error

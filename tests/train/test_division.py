@@ -133,6 +133,7 @@ def test_the_table_names_pictures_and_people_as_the_data_do(streamed: bool, peop
 
     judgement = judge(logits, crops)
     write_losses(people / "losses.csv", labelled, judgement, threshold=0.5)
+    assert (people / "losses.csv").stat().st_mode & 0o077 == 0
     text = (people / "losses.csv").read_text(encoding="utf-8", errors="surrogateescape")
     rows = {row["path"]: row for row in csv.DictReader(text.splitlines())}
     assert set(rows) == {"a, b/0.png", "a, b/1.png", "c/ü.png", "c/\udcff.png", "d/0.png"}
