@@ -45,8 +45,8 @@ class Select:
         out: The folder of the lists, made if need be.
         target: A sample of what it is for, in any of these forms; a few hundred pictures do.
         keep: The share of the usable pictures to keep, those most like the target; 0.5 if not given.
-        method: How likeness is judged: by centres of the target's pictures and of these, or by a
-            classifier that tells them apart; cluster if not given.
+        method: How likeness is judged: by a classifier that tells the target's pictures from these, or by
+            centres of both; classifier if not given.
         per_person: Keep so many pictures of a person at most, those most like the target; without one,
             the best by quality.
         near_duplicates: Of a person's pictures that are as alike as this, -1 to 1, keep only the best by
@@ -62,7 +62,7 @@ class Select:
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "selection"
     target: str | None = None
     keep: float | None = None
-    method: Literal["cluster", "classifier"] | None = None
+    method: Literal["classifier", "cluster"] | None = None
     per_person: int | None = None
     near_duplicates: float | None = None
     exclude: str | None = None
@@ -128,7 +128,7 @@ class Select:
         """(n,) how much each picture is like the target; NaN where it is no use."""
         ours = found.vectors
         fit: Callable[..., Clusters | Classifier]
-        fit = fit_classifier if self.method == "classifier" else fit_clusters
+        fit = fit_clusters if self.method == "cluster" else fit_classifier
         model = fit(target.vectors.take(target.usable()), ours.take(_sample(found.usable())))
         scores = np.concatenate([model.score(ours[block]) for block in ours.blocks()])
         return np.where(np.isnan(ours.quality), np.float32(np.nan), scores)
