@@ -85,6 +85,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     points, people = f"landmarks={sets / 'landmarks5' / 'points.csv'}", f"identities={sets / 'people.csv'}"
     most = training_rows(sets / "attributes.csv")
     seeds, few = ["--seeds", "3" if full else "1"], ["1627", most] if full else ["1627"]
+    fractions = ["0.1", "1.0"] if full else ["1.0"]
     tuned = [["--first", "1627", "--seeds", "3"], ["--first", most, "--seeds", "3"]]
     if not full:
         tuned = [
@@ -95,7 +96,7 @@ def faces(data: Path, out: Path, *, full: bool, jobs: int) -> None:
         ["knn", "pixels", *networks, "--data", attributes, expressions, people],
         ["linear", *networks, "--data", attributes, "--first", *few, *seeds],
         *(["finetune", *networks, "--data", attributes, *how] for how in tuned),
-        ["linear", *networks, "--data", expressions, "--fraction", "0.1", "1.0", *seeds],
+        ["linear", *networks, "--data", expressions, "--fraction", *fractions, *seeds],
         ["linear", *networks, "--data", points, *seeds, "--head-steps", "2000" if full else "500"],
     ]
     probe_all(probes, out, size, jobs)
