@@ -114,12 +114,12 @@ def cifar10(data: Path, out: Path, *, full: bool, jobs: int) -> None:
     run_all(commands, jobs)
     networks = _checkpoints(out, runs)
     stem = "full" if full else "half"
-    classes = ["--data", f"classes={sets / 'classes.csv'}"]
+    classes, seeds = ["--data", f"classes={sets / 'classes.csv'}"], ["--seeds", "3" if full else "1"]
     learnt = [source for source in networks if source.startswith("bregman")]
     asked = [source.replace("=", ", learnt=", 1) for source in learnt]
     probes = [
         ["knn", "pixels", f"random=scratch:resnet18,stem={stem}", *networks, *classes],
-        ["linear", f"random=scratch:resnet18,stem={stem}", *networks, *classes],
+        ["linear", f"random=scratch:resnet18,stem={stem}", *networks, *classes, *seeds],
         ["knn", *asked, *classes, "--divergence", "bregman"],
     ]
     probe_all(probes, out, ["--size", "32"], jobs)
