@@ -248,7 +248,7 @@ def test_what_comes_trained_is_frozen_in_the_first_phase_and_learns_slower_after
     recipe = build_recipe(settings)
     rates = {group["name"]: group["lr"] for group in recipe.groups}
     assert rates == {"trained": settings.optim.trained_lr, "fresh": settings.optim.lr}
-    backbone = recipe.modules["trained"]
+    backbone = recipe.modules["backbone"]
     batch = next(recipe.batches(0, 0))
     before = _weights(backbone)
     for progress, frozen in ((0.0, True), (0.15, True), (0.17, False)):
