@@ -19,7 +19,7 @@ from facekit.checkpoint import Calibration, ModelConfig, load, load_checkpoint, 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if page.exists()]
 SHIPPED = ROOT / "facekit" / "weights" / "model.safetensors"
-RUNNABLE = ["quick-start.md", "thresholds.md", "checkpoint-format.md"]
+RUNNABLE = ["thresholds.md", "checkpoint-format.md"]  # quick-start.md runs with the weights that ship
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

@@ -71,7 +71,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     ("stop", "then"),
-    [(10, 3), pytest.param(10, 1, marks=pytest.mark.slow), pytest.param(7, 2, marks=pytest.mark.slow)],
+    [(10, 1), pytest.param(10, 3, marks=pytest.mark.slow), pytest.param(7, 2, marks=pytest.mark.slow)],
 )
 def test_two_save_and_others_go_on(stop: int, then: int, alone: dict[int, float], tmp_path: Path) -> None:
     """A state of two processes, in the middle of the second epoch or before it, goes on with one or three.
@@ -108,6 +108,7 @@ def test_a_killed_run_loses_the_steps_since_its_last_save_and_no_more(
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_one_process_says_is_not_buried_under_the_traces_of_those_that_waited_for_it(
     tmp_path: Path,
 ) -> None:

@@ -151,6 +151,7 @@ def test_an_interrupted_run_takes_the_same_path(pictures: Path, tmp_path: Path) 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_all_processes_see_the_same_sizes(pictures: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
