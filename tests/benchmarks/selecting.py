@@ -21,7 +21,6 @@ import argparse
 import csv
 import json
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trainings import training_rows, write_table
+from trainings import numbered, training_rows, write_attributes, write_table
 
 _METHODS = ("cluster", "classifier")
 _DIVISIONS = 4
@@ -96,13 +95,11 @@ def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
     """simclr on the whole mixture, the selected half and a random half; attributes by a linear head."""
     pictures, rows = _unpack(data, out)
     rng = random.Random(0)
-    number = {row["path"]: int(found[1]) for row in rows if (found := re.search(r"/ck_(\d+)\.", row["path"]))}
-    known = sorted(
-        (row for row in rows if row["attributes"] and row["path"] in number), key=lambda r: number[r["path"]]
-    )
-    _attributes(data, pictures, known, number)
-    labelled = [row["path"] for row in known if number[row["path"]] <= 1627]
-    hidden = {row["path"] for row in known}  # neither the labelled nor the tested are pre-trained on
+    known = numbered(rows)
+    names = (data / "faces" / "attribute_names.txt").read_text().split()
+    write_attributes(pictures / "attributes.csv", names, known)
+    labelled = [row["path"] for number, row in known if number <= 1627]
+    hidden = {row["path"] for _, row in known}  # neither the labelled nor the tested are pre-trained on
     free = [path for path in _paths(rows, "celeba") if path not in hidden]
     foreign = [_paths(rows, "pubfig"), _paths(rows, "glint")]
     foreign += [_files(pictures, "age_gender"), _files(pictures, "expressions")]
@@ -164,16 +161,6 @@ def _others(rng: random.Random, count: int, *sets: Sequence[str]) -> list[str]:
     for left, paths in zip(range(len(sets), 0, -1), sorted(sets, key=len), strict=True):
         chosen += _shuffled(rng, paths)[: (count - len(chosen)) // left]
     return chosen
-
-
-def _attributes(data: Path, pictures: Path, known: Sequence[Row], number: Mapping[str, int]) -> None:
-    names = (data / "faces" / "attribute_names.txt").read_text().split()
-    splits = {8000: "train", 8500: "validation"}
-    lines = []
-    for row in known:
-        split = next((split for last, split in splits.items() if number[row["path"]] <= last), "test")
-        lines.append([row["path"], split, *row["attributes"]])
-    write_table(pictures / "attributes.csv", ["path", "split", *names], lines)
 
 
 def _shuffled(rng: random.Random, items: Iterable) -> list:  # type: ignore[type-arg]

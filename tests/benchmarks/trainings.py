@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,16 +66,9 @@ def face_sets(data: Path, to: Path, pictures: int) -> Path:
     with (data / "faces" / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = (data / "faces" / "attribute_names.txt").read_text().split()
-    number = {row["path"]: int(found[1]) for row in rows if (found := re.search(r"/ck_(\d+)\.", row["path"]))}
-    known = sorted(
-        (row for row in rows if row["attributes"] and row["path"] in number), key=lambda r: number[r["path"]]
-    )
-    splits = {row["path"]: _split(number[row["path"]]) for row in known}
-    write_table(
-        to / "attributes.csv",
-        ["path", "split", *names],
-        ([row["path"], splits[row["path"]], *row["attributes"]] for row in known),
-    )
+    known = numbered(rows)
+    splits = {row["path"]: _split(number) for number, row in known}
+    write_attributes(to / "attributes.csv", names, known)
     free = [r["path"] for r in rows if r["split"] == "train" and splits.get(r["path"], "train") == "train"]
     random.Random(0).shuffle(free)
     heldout = [[row["path"], row["identity"], "test"] for row in rows if row["split"] == "heldout"]
@@ -84,6 +77,20 @@ def face_sets(data: Path, to: Path, pictures: int) -> Path:
     write_table(to / "people.csv", ["path", "identity", "split"], [*learnt, *heldout])
     write_table(to / "unlabelled.csv", ["path"], ([path] for path in free[: pictures or None]))
     return to
+
+
+def numbered(rows: Iterable[Mapping[str, str]]) -> list[tuple[int, Mapping[str, str]]]:
+    """Those of CelebA's rows that have attributes, in CelebA's order, each with its number there."""
+    found = ((re.search(r"/ck_(\d+)\.", row["path"]), row) for row in rows if row["attributes"])
+    return sorted(((int(match[1]), row) for match, row in found if match), key=lambda each: each[0])
+
+
+def write_attributes(
+    table: Path, names: Sequence[str], known: Iterable[tuple[int, Mapping[str, str]]]
+) -> None:
+    """What :func:`numbered` found, as probes read it."""
+    lines = ([row["path"], _split(number), *row["attributes"]] for number, row in known)
+    write_table(table, ["path", "split", *names], lines)
 
 
 def training_rows(table: Path) -> str:
