@@ -10,7 +10,7 @@ from typing import Literal
 
 from facekit.errors import SettingError
 
-__all__ = ["DataSettings", "OptimSettings", "RunSettings", "require"]
+__all__ = ["DataSettings", "OptimSettings", "RunSettings", "require", "require_start"]
 
 _MOST_EPOCHS = 1_000_000
 _SEEDS = 1 << 40  # the order of the pictures comes from an int64 that is a million times as high
@@ -24,6 +24,23 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
     """
     if not condition:
         raise SettingError(f"{name}={value}: {remedy}")
+
+
+def require_start(size: int | None, share: float, *, usual: float) -> None:
+    """Refuse a share of the run with smaller pictures that is all of it, or that has no such pictures.
+
+    Args:
+        size: of the pictures, ``start_size``.
+        share: ``start_share``.
+        usual: what it is if not given.
+
+    Raises:
+        SettingError: naming the setting, its value and the remedy.
+    """
+    remedy = "give a share in [0, 1), since the end of the run is what stays"
+    require(0 <= share < 1, "start_share", share, remedy)
+    if size is None and share != usual:
+        raise SettingError(f"start_share={share}: does nothing without --start-size; give it, too")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from facekit.errors import SettingError
-from facekit.train.config import require
+from facekit.train.config import require, require_start
 from facekit.train.recipe import Step
 
 __all__ = ["NetworkSettings"]
@@ -46,12 +46,7 @@ class NetworkSettings:
             value = getattr(self, name)
             fits = value is None or _SMALLEST <= value <= _LARGEST
             require(fits, name, value, f"give pixels in {_SMALLEST} ... {_LARGEST}")
-        remedy = "give a share in [0, 1), since the end of the run is what stays"
-        require(0 <= self.start_share < 1, "start_share", self.start_share, remedy)
-        if self.start_size is None and self.start_share != _SHARE:
-            raise SettingError(
-                f"start_share={self.start_share}: does nothing without --start-size; give it, too"
-            )
+        require_start(self.start_size, self.start_share, usual=_SHARE)
         if self.stem is not None and self.architecture not in ("resnet18", "resnet34", "resnet50"):
             raise SettingError(f"stem={self.stem}: {self.architecture} has its own; leave it out")
 

@@ -16,7 +16,7 @@ from facekit.embed import Embedder, resolve_device
 from facekit.errors import SettingError
 from facekit.evaluate import ROC
 from facekit.train.augment import Augmentation
-from facekit.train.config import DataSettings, OptimSettings, RunSettings, require
+from facekit.train.config import DataSettings, OptimSettings, RunSettings, require, require_start
 from facekit.train.data import load_crops, read_listing
 from facekit.train.losses import expected_initial_loss
 from facekit.train.optim import progressive_margin
@@ -81,12 +81,7 @@ class MarginSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.mild <= 1, "mild", self.mild, "give a share in [0, 1]")
-        remedy = "give a share in [0, 1), since the end of the run is what stays"
-        require(0 <= self.start_share < 1, "start_share", self.start_share, remedy)
-        if self.start_size is None and self.start_share != _SHARE:
-            raise SettingError(
-                f"start_share={self.start_share}: does nothing without --start-size; give it, too"
-            )
+        require_start(self.start_size, self.start_share, usual=_SHARE)
         require(0 < self.scale < math.inf, "scale", self.scale, "give a number above 0")
         require(0 <= self.margin <= math.pi / 2, "margin", self.margin, "give radians in [0, pi/2]")
         require(0 <= self.cosine_margin <= 1, "cosine_margin", self.cosine_margin, "give 0 ... 1")

@@ -10,12 +10,21 @@ from facekit.checkpoint import Calibration
 from facekit.evaluate import ROC, roc_of_people
 from facekit.train.recipe import Scores
 
-__all__ = ["ENOUGH_PAIRS", "calibrate", "heldout_curve", "heldout_scores", "impostor_pairs", "measured_rates"]
+__all__ = [
+    "ACCEPTS",
+    "ENOUGH_PAIRS",
+    "calibrate",
+    "heldout_curve",
+    "heldout_scores",
+    "impostor_pairs",
+    "measured_rates",
+]
 
 ENOUGH_PAIRS = 100
 """Pairs of two people; with fewer not even a false accept rate of 10 % can be measured."""
 
-_ACCEPTS = 10  # pairs of two people that a rate must mean
+ACCEPTS = 10
+"""Pairs of two people that a rate must mean."""
 _FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _BINS = 200  # of the histograms that people look at
 
@@ -39,7 +48,7 @@ def measured_rates(labels: Tensor) -> tuple[float, ...]:
     pairs = impostor_pairs(labels)
     if pairs < ENOUGH_PAIRS or int(torch.bincount(labels).max()) < 2:
         return ()
-    return tuple(far for far in _FARS if far * pairs >= _ACCEPTS)
+    return tuple(far for far in _FARS if far * pairs >= ACCEPTS)
 
 
 def heldout_curve(embeddings: Tensor, labels: Tensor) -> ROC | None:

@@ -39,14 +39,13 @@ from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.recipes import convrec
 from facekit.train.run import train_once
 from facekit.train.stream import open_crops
-from facekit.train.validate import impostor_pairs, measured_rates
+from facekit.train.validate import ACCEPTS, impostor_pairs, measured_rates
 
 __all__ = ["SelfTrainSettings", "build_recipe"]
 
 _log = logging.getLogger(__name__)
 
 _RARE = 1e-2  # the commonest false accept rate at which a pile is grouped, unless another is asked for
-_ACCEPTS = 10  # pairs of two people that a rate must mean
 _STRONG = Augmentation(rotation=15.0, zoom=0.15, shift=0.08, brightness=0.4, grey=0.1, low_resolution=0.3)
 
 
@@ -264,7 +263,7 @@ def _threshold(settings: SelfTrainSettings, source: str, teacher: ModelConfig) -
             f"teacher={source}: has no calibration to take a threshold from; give --threshold, "
             "between -1 and 1, or measure it with `facekit calibrate`"
         )
-    measured = [rate for rate in table.thresholds if rate * table.impostor_pairs >= _ACCEPTS]
+    measured = [rate for rate in table.thresholds if rate * table.impostor_pairs >= ACCEPTS]
     if not _is_measured(far, measured):
         raise SettingError(
             f"teacher={source}: its calibration, of {table.impostor_pairs} pairs of two people, does not "
