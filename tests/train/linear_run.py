@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from bare_run import only_learn
 from torch import Tensor, nn
 
 from facekit.train import processes
@@ -76,6 +77,7 @@ if __name__ == "__main__":
     stop, pace = int(sys.argv[2]), float(sys.argv[3])
     settings = run(Path(sys.argv[1]), save_minutes=1e-6 if pace else 5.0)
     torch.set_num_threads(1)
+    only_learn()
     with processes.joined("cpu"):
         try:
             fit(build(stop, pace), settings, OptimSettings())

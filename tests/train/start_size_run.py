@@ -13,12 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from bare_run import only_learn
 from torch import Tensor, nn
 
 import facekit.models
 from facekit.models.faceresnet import FaceResNet
 from facekit.models.iresnet import IResNet
-from facekit.train import log, loop, processes
+from facekit.train import processes
 from facekit.train.config import DataSettings, RunSettings
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
@@ -46,15 +47,9 @@ def watched(recipe: Recipe) -> Seen:
     return seen
 
 
-def only_learn(set_attribute: Any) -> None:
-    """Small networks, and neither TensorBoard nor a page, which take seconds."""
-    set_attribute(facekit.models, "ARCHITECTURES", ARCHITECTURES)
-    set_attribute(loop, "write_page", lambda run: None)
-    set_attribute(log, "_board", lambda *_: None)
-
-
 def main(pictures: Path, folder: Path) -> None:
-    only_learn(setattr)
+    only_learn()
+    facekit.models.ARCHITECTURES = ARCHITECTURES
     with processes.joined("cpu"):
         run = RunSettings(out=folder / "run", epochs=2, batch_size=12, device="cpu", precision="fp32")
         network = NetworkSettings(

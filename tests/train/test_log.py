@@ -13,6 +13,8 @@ import pytest
 from facekit.errors import TrainingError
 from facekit.train.log import RunLog, read_log
 
+pytestmark = pytest.mark.usefixtures("whole_runs")
+
 
 def start(folder: Path, *, done: int = 0) -> RunLog:
     return RunLog(folder, total=100, done=done, images_per_step=8)

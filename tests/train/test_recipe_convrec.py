@@ -79,12 +79,15 @@ def _events(out: Path, kind: str) -> list[dict[str, float]]:
     return [line for line in lines if line["event"] == kind]
 
 
+@pytest.mark.usefixtures("whole_runs")
 def test_run_learns_and_opens_for_inference(people: Path, tmp_path: Path) -> None:
     settings = _settings(people, tmp_path / "run", epochs=8, start_size=56, start_share=0.5)
     checkpoint = load_checkpoint(_train(settings))
     assert checkpoint.config.recipe["name"] == "convrec"
     assert checkpoint.config.calibration is not None
     assert checkpoint.config.calibration.impostor_pairs == 3 * _EACH * _EACH
+    assert (settings.run.out / "page.png").exists()
+    assert any((settings.run.out / "tensorboard").iterdir())
     epochs = _events(settings.run.out, "epoch")
     assert len(epochs) == 8
     assert epochs[-1]["tar@far=0.1"] > 0.75  # by chance 0.1

@@ -24,7 +24,7 @@ import facekit.models
 from facekit.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
 from facekit.errors import SettingError, TrainingError
 from facekit.models.faceresnet import FaceResNet
-from facekit.train import log, loop, processes
+from facekit.train import processes
 from facekit.train.__main__ import main
 from facekit.train.best import BestMoment
 from facekit.train.config import DataSettings, RunSettings
@@ -52,8 +52,6 @@ def small_runs() -> Iterator[None]:
     known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facekit.models, "ARCHITECTURES", known)
-        patch.setattr(loop, "write_page", lambda folder: folder)  # takes longer than the run
-        patch.setattr(log, "_board", lambda folder, done: None)
         yield
 
 

@@ -21,7 +21,7 @@ import facekit.models
 from facekit.checkpoint import Calibration, ModelConfig, load_checkpoint
 from facekit.errors import SettingError, TrainingError
 from facekit.models.faceresnet import FaceResNet
-from facekit.train import log, loop, processes
+from facekit.train import processes
 from facekit.train.comparison import comparison_table
 from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import shuffled_rows
@@ -77,8 +77,6 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     known = MappingProxyType({**facekit.models.ARCHITECTURES, "faceresnet": build})
     monkeypatch.setattr(facekit.models, "ARCHITECTURES", known)
     monkeypatch.setattr(selftrain, "Embedder", Pixels)
-    monkeypatch.setattr(loop, "write_page", lambda folder: None)  # drawing takes longer than learning
-    monkeypatch.setattr(log, "_board", lambda folder, done: None)
 
 
 def _settings(data: Path, out: Path, *, heldout: float = 0.25, **more: Any) -> SelfTrainSettings:

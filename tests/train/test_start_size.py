@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from start_size_run import only_learn, watched
+from start_size_run import ARCHITECTURES, watched
 
+import facekit.models
 from facekit.checkpoint import load_checkpoint
 from facekit.errors import SettingError
 from facekit.train import pretrain
@@ -47,7 +48,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    only_learn(monkeypatch.setattr)
+    monkeypatch.setattr(facekit.models, "ARCHITECTURES", ARCHITECTURES)
 
 
 def _shared(data: Path, out: Path, epochs: int, **network: Any) -> dict[str, Any]:
