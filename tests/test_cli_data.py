@@ -193,6 +193,8 @@ def test_interrupted_writing_leaves_nothing(
 def test_conversions_that_cannot_be(people: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"must end with \.rec or \.tar"):
         convert_pictures(people, tmp_path / "x.zip")
+    with pytest.raises(TrainingError, match="is no CSV, whose paths alone start at images="):
+        convert_pictures(people, tmp_path / "x.rec", images=people)
     with pytest.raises(TrainingError, match="cannot be written"):
         convert_pictures(people, tmp_path / "no" / "x.rec")
     (tmp_path / "x.csv").write_text("path,identity\n0.png,a\n")

@@ -56,13 +56,16 @@ def convert_pictures(
 
     Raises:
         ImageError: no such folder, or no pictures in it.
-        TrainingError: data that cannot be understood, none that can be read, or a place that cannot be
-            written, as where a ``.csv`` that is no list of names would be replaced.
+        TrainingError: data that cannot be understood, ``images`` for what is no CSV, no picture that can be
+            read, or a place that cannot be written, as where a ``.csv`` that is no list of names would be
+            replaced.
     """
     if out.suffix not in (".rec", ".tar"):
         raise TrainingError(f"{out}: must end with .rec or .tar, which say what to write")
     names = out.with_suffix(".csv")
     _check_names(names, people, exclude)
+    if images is not None and people.is_dir():
+        raise TrainingError(f"{people}: is no CSV, whose paths alone start at images={images}; leave it out")
     source = open_folder(people) if people.is_dir() else open_csv(people, images)
     kept = torch.ones(len(source.person), dtype=torch.bool)
     if exclude is not None:

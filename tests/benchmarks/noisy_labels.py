@@ -1,11 +1,11 @@
 """What C2D makes of wrong labels: ``noisy_labels.py faces|cifar10 --data DATA --out OUT``.
 
 DATA is the folder that holds ``faces/`` and ``cifar10/`` as archives. Gives a share of the training pictures
-another label, at random. Then runs ``c2d`` from a network that learnt the same pictures without labels
-(``--init``, else ``simclr`` makes it) and from random weights; and plain training from that network, as many
-passes through networks as ``c2d`` takes. What is finished is found again when the command is repeated. Runs
-``--jobs`` trainings at once, one thread each; ``--full`` is the whole of it, for a GPU. Prints and keeps the
-table:
+another label, at random. Then runs ``c2d`` from a network that learnt the same pictures without labels, of
+faces the other people's for training too (``--init``, else ``simclr`` makes it), and from random weights; and
+plain training from that network, as many passes through networks as ``c2d`` takes. What is done is found
+again when it is repeated. Runs ``--jobs`` trainings at once, one thread each; ``--full`` is the whole
+of it, for a GPU. Prints and keeps the table:
 
 * ROC-AUC of the clean probability against what is known to be right, after the warm-up and at the end;
 * how many suggestions are right;
@@ -82,12 +82,12 @@ class Plan:
 
 _FACES = Plan(
     noise=(20, 40, 60),
-    classes=80,
-    least=25,
-    each=20,
+    classes=20,
+    least=100,
+    each=120,
     side=64,
     network="--architecture resnet10t --size 48 --resolution 64",
-    before="simclr --epochs 20 --batch-size 128 --lr 1e-3",
+    before="simclr --epochs 5 --batch-size 128 --lr 1e-3",
     learn="--batch-size 64 --lr 1e-3 --head margin",
     warmup=4,
     epochs=10,
@@ -239,14 +239,17 @@ def face_sets(plan: Plan, data: Path, to: Path) -> Path:
             pictures[row["identity"]].append(row["path"])
     draw = random.Random(0)
     names = sorted(name for name, paths in pictures.items() if len(paths) >= plan.least)
+    chosen = sorted(draw.sample(names, min(plan.classes, len(names))))
     train: dict[str, list[str]] = {}
     test: dict[str, list[str]] = {}
-    for name in sorted(draw.sample(names, min(plan.classes, len(names)))):
+    for name in chosen:
         paths = sorted(pictures[name])
         draw.shuffle(paths)
         paths = paths[: 5 * plan.each // 4]
         test[name], train[name] = paths[: len(paths) // 5], paths[len(paths) // 5 :]
-    return write_sets(plan, to, train, test)
+    unseen = {path for paths in test.values() for path in paths}
+    pile = sorted(path for paths in pictures.values() for path in paths if path not in unseen)
+    return write_sets(plan, to, train, test, pile)
 
 
 def cifar_sets(plan: Plan, data: Path, to: Path) -> Path:
@@ -259,12 +262,18 @@ def cifar_sets(plan: Plan, data: Path, to: Path) -> Path:
     for path in sorted(to.glob("*/*/*")):
         part, name = path.relative_to(to).parts[:2]
         parts[part][name].append(path.relative_to(to).as_posix())
-    train = {name: paths[: plan.each] for name, paths in parts["train"].items()}
-    return write_sets(plan, to, train, {name: paths[: plan.each] for name, paths in parts["test"].items()})
+    train, test = (
+        {name: paths[: plan.each] for name, paths in parts[part].items()} for part in ("train", "test")
+    )
+    return write_sets(plan, to, train, test, sorted(path for paths in train.values() for path in paths))
 
 
 def write_sets(
-    plan: Plan, to: Path, train: Mapping[str, Sequence[str]], test: Mapping[str, Sequence[str]]
+    plan: Plan,
+    to: Path,
+    train: Mapping[str, Sequence[str]],
+    test: Mapping[str, Sequence[str]],
+    pile: Sequence[str],
 ) -> Path:
     """Lists of what is learnt: with right labels, with wrong ones, with none; and of what is not."""
     draw, names = random.Random(0), sorted(train)
@@ -276,7 +285,7 @@ def write_sets(
             other = draw.choice([other for other in names if other != name])
             said.append((path, other if row in wrong else name, "train"))  # so that nobody is held out
         write_table(to / f"noisy{noise}.csv", ["path", "identity", "split"], said)
-    write_table(to / "unlabelled.csv", ["path"], ([path] for path, _ in learnt))
+    write_table(to / "unlabelled.csv", ["path"], ([path] for path in pile))
     write_table(
         to / "test.csv", ["path", "identity"], ((path, name) for name in names for path in test[name])
     )
