@@ -123,7 +123,10 @@ def test_torchvisions_network_lacks_only_its_classifier(resnet18: Path, tmp_path
     assert_same(theirs, our_map(resnet18, pixels).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("resnet34", {"backbone": "resnet34"}), ("resnet50", {})])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("resnet18", {"backbone": "resnet18"}), pytest.param("resnet50", {}, marks=pytest.mark.slow)],
+)
 def test_of_convrec_the_backbone_is_exported(tmp_path: Path, name: str, sizes: dict[str, str]) -> None:
     source = checkpoint(tmp_path / "convrec", "convrec", embedding_dim=16, **sizes)
     about = export_torchvision(source, tmp_path / "backbone.pth")

@@ -37,6 +37,7 @@ _CIFAR10 = {
 _QUICK = "--stem half --optimizer adamw --lr 1e-3 --warmup 0.05 --temperature 0.2 --clip 5"
 _SHORT = f"{_QUICK} --size 24 --area 0.2 1 --batch-size 64 --epochs 1"  # the cheapest views, to compare K
 _LONGER = f"{_QUICK} --start-size 16 --start-share 0.7 --batch-size 128 --epochs 8"
+_FURTHER = f"{_QUICK} --backbone-lr 1e-3 --batch-size 128 --epochs 3"
 
 
 def main() -> None:
@@ -112,6 +113,10 @@ def cifar10(data: Path, out: Path, *, full: bool, jobs: int) -> None:
         runs["simclr, 24 times as long"] = (*_CIFAR10["simclr"], *_LONGER.split(), *whole)
     commands = [[*TRAIN, *flags, "--out", str(_run(out, name))] for name, flags in runs.items()]
     run_all(commands, jobs)
+    if not full:
+        name, start = "simclr, 33 times as long", _run(out, "simclr, 24 times as long") / "checkpoint"
+        runs[name] = (*_CIFAR10["simclr"], *_FURTHER.split(), "--init", str(start), *whole)
+        run_all([[*TRAIN, *runs[name], "--out", str(_run(out, name))]], 1)
     networks = _checkpoints(out, runs)
     stem = "full" if full else "half"
     classes, seeds = ["--data", f"classes={sets / 'classes.csv'}"], ["--seeds", "3" if full else "1"]
