@@ -80,7 +80,10 @@ def test_two_save_and_others_go_on(stop: int, then: int, alone: dict[int, float]
     """
     assert _run(2, tmp_path, stop=stop) == [130, 130]
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"{stop:09d}"]
-    assert _run(then, tmp_path) == [0] * then
+    if then == 1:
+        fit(linear_run.build(), linear_run.run(tmp_path), OptimSettings())  # to start another takes seconds
+    else:
+        assert _run(then, tmp_path) == [0] * then
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-4)
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"{_STEPS:09d}"]
 
