@@ -88,7 +88,7 @@ _FACES = Plan(
     side=64,
     network="--architecture resnet10t --size 48 --resolution 64",
     before="simclr --epochs 5 --batch-size 128 --lr 1e-3",
-    learn="--batch-size 64 --lr 1e-3 --head margin",
+    learn="--batch-size 64 --lr 1e-3 --backbone-lr 1e-3 --head margin",
     warmup=4,
     epochs=10,
 )
