@@ -85,7 +85,8 @@ class OptimSettings:
     lr: float = 1e-3
     """Learning rate of everything that starts from random weights."""
     backbone_lr: float | None = None
-    """Learning rate of a backbone that starts from --init; if not given, a tenth of --lr."""
+    """Learning rate of a backbone that starts from --init; if not given, a tenth of --lr, or for c2d all of
+    it."""
     weight_decay: float = 5e-4
     """Decoupled decay of matrices and kernels."""
     schedule: Literal["cosine", "warm-restarts"] = "cosine"

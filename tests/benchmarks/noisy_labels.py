@@ -88,7 +88,7 @@ _FACES = Plan(
     side=64,
     network="--architecture resnet10t --size 48 --resolution 64",
     before="simclr --epochs 5 --batch-size 128 --lr 1e-3",
-    learn="--batch-size 64 --lr 1e-3 --backbone-lr 1e-3 --head margin",
+    learn="--batch-size 64 --lr 1e-3 --head margin",
     warmup=4,
     epochs=10,
 )
@@ -112,7 +112,7 @@ _CIFAR10 = Plan(
     side=32,
     network="--architecture resnet18 --stem half --size 24 --resolution 32",
     before="simclr --epochs 10 --batch-size 64 --lr 1e-3 --temperature 0.2 --area 0.2 1.0 --blur 0",
-    learn="--preset cifar10 --backbone-lr 1e-4",
+    learn="--preset cifar10",
     warmup=4,
     epochs=7,
 )

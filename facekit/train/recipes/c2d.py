@@ -95,7 +95,7 @@ def _cifar10(data: Path, out: Path) -> C2DSettings:
     return C2DSettings(
         data=DataSettings(data=data, heldout=0.0),
         run=RunSettings(out=out, epochs=360, batch_size=64),
-        optim=OptimSettings(lr=1e-3, backbone_lr=1e-3, weight_decay=5e-4, warmup=0.0, clip=1.0),
+        optim=OptimSettings(lr=1e-3, weight_decay=5e-4, warmup=0.0, clip=1.0),
         network=NetworkSettings(architecture="resnet18", stem="full", size=32, resolution=32),
         augment=Augmentation(
             rotation=0.0, zoom=0.0, shift=0.125, brightness=0.0, grey=0.0, low_resolution=0.0
@@ -216,13 +216,13 @@ class _Training:
         write_head(self.settings.run.out, self.networks[0].head, outputs)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: backbones that come trained learn slower than the heads."""
+        """Parameter groups; without ``backbone_lr`` all learns at one rate, as published."""
         optim = self.settings.optim
-        slow = optim.lr if self.start.trained is None else optim.trained_lr
+        backbone_lr = optim.lr if self.start.trained is None else optim.backbone_lr or optim.lr
         backbones = [p for network in self.networks for p in network.backbone.parameters()]
         heads = [p for network in self.networks for p in network.head.parameters()]
         return [
-            *decay_groups("backbones", backbones, lr=slow, weight_decay=optim.weight_decay),
+            *decay_groups("backbones", backbones, lr=backbone_lr, weight_decay=optim.weight_decay),
             *decay_groups("heads", heads, lr=optim.lr, weight_decay=optim.weight_decay),
         ]
 
