@@ -27,7 +27,7 @@ from facekit.models.faceresnet import FaceResNet
 from facekit.train import processes
 from facekit.train.__main__ import main
 from facekit.train.best import BestMoment
-from facekit.train.config import DataSettings, RunSettings
+from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import Crops, Listing
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
@@ -167,6 +167,18 @@ def test_other_tasks(place: Path, tmp_path: Path, table: str) -> None:
     assert cell.task == {"c": "classes", "p": "landmarks"}[table]
     head = load_file(tmp_path / "head.safetensors")
     assert len(head["weight" if table == "c" else "locate.weight"]) == 2
+
+
+def test_what_comes_trained_learns_at_a_rate_of_its_own(place: Path, tmp_path: Path) -> None:
+    grey = (127.5, 127.5, 127.5)
+    config = ModelConfig("faceresnet", 12, 16, "rgb", grey, grey)
+    save_checkpoint(tmp_path / "start", facekit.models.build("faceresnet"), config)
+    settings = _settings(place, tmp_path / "run", optim=OptimSettings(lr=1e-3, backbone_lr=1e-4))
+    for init, lr in {None: 1e-3, str(tmp_path / "start"): 1e-4}.items():
+        recipe = build_recipe(replace(settings, network=replace(settings.network, init=init)))
+        rates = {parameter: group["lr"] for group in recipe.groups for parameter in group["params"]}
+        assert {rates[parameter] for parameter in recipe.modules["backbone"].parameters()} == {lr}
+        assert {rates[parameter] for parameter in recipe.modules["head"].parameters()} == {1e-3}
 
 
 def test_with_a_pile_the_run_without_it_stands_beside(
