@@ -108,13 +108,13 @@ _CIFAR10 = Plan(
     noise=(40, 80),
     classes=10,
     least=1,
-    each=300,
+    each=250,
     side=32,
-    network="--architecture resnet18 --stem half --size 24 --resolution 32",
+    network="--architecture resnet18 --stem half --size 32 --resolution 32",
     before="simclr --epochs 10 --batch-size 64 --lr 1e-3 --temperature 0.2 --area 0.2 1.0 --blur 0",
     learn="--preset cifar10",
     warmup=4,
-    epochs=7,
+    epochs=6,
 )
 _ALL_CIFAR10 = Plan(
     noise=(40, 80),
