@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,16 @@ from numpy.typing import NDArray
 
 from facekit.cli.console import say
 from facekit.cli.embedded import EmbeddedRows
-from facekit.train.exclude import excluded_rows
-from facekit.train.listed import read_list
+from facekit.train.exclude import EXCLUDED
 from facekit.train.sources import Source
 from facekit.trash import shown
 
-__all__ = ["COLUMNS", "Choice", "Pictures", "free_rows", "given_reasons", "groups_of"]
+__all__ = ["COLUMNS", "Choice", "Pictures", "free_rows", "groups_of"]
 
 COLUMNS = ("path", "reason")
 """Of the list of pictures that are left out."""
 
 _SKIPS = 10  # lines about pictures that are no use
-_EXCLUDED = "excluded"
 _REPEATS = "near-duplicate"
 
 
@@ -63,22 +60,6 @@ class Pictures:
     def document(self) -> dict[str, Any]:
         """The same as plain values for JSON."""
         return {"pictures": len(self), "usable": len(self.usable()), "skipped": self.skipped()}
-
-
-def given_reasons(source: Source, table: Path | None) -> list[str]:
-    """For each row of the source why a list leaves it out; empty where it does not.
-
-    Raises:
-        TrainingError: not such a list, as for :func:`~facekit.train.exclude.excluded_rows`.
-    """
-    if table is None:
-        return [""] * len(source.person)
-    gone = excluded_rows(source, table).tolist()
-    reasons = {
-        listed.name: listed.cells.get("reason") or _EXCLUDED
-        for listed in read_list(table, source.root.resolve())
-    }
-    return [reasons[source.name(row)] if out else "" for row, out in enumerate(gone)]
 
 
 def free_rows(source: Source) -> NDArray[np.int64]:
@@ -145,7 +126,7 @@ class Choice:
         """How many are left out, by a reason in a few words."""
         reasons = (self.reasons[row] for row in self.pictures.rows.tolist())
         why = Counter(_REPEATS if text.startswith(_REPEATS) else text for text in reasons if text)
-        return why + Counter({_EXCLUDED: self._excluded})
+        return why + Counter({EXCLUDED: self._excluded})
 
     def selected(self) -> Iterator[tuple[str, ...]]:
         """A header, then a row a picture in the order of the source; what is held out stays as it is."""

@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from facekit.cli.choice import COLUMNS, Choice, Pictures, free_rows, given_reasons, groups_of
+from facekit.cli.choice import COLUMNS, Choice, Pictures, free_rows, groups_of
 from facekit.cli.console import count, print_json, say
 from facekit.cli.embedded import embed_rows
 from facekit.cli.options import Folder, Model
@@ -22,6 +22,7 @@ from facekit.likeness import Classifier, Clusters, fit_classifier, fit_clusters
 from facekit.policy import FacePolicy
 from facekit.selection import best, find_repeats, within_quota
 from facekit.train.data import open_source
+from facekit.train.exclude import reasons_of_exclusion
 from facekit.train.sources import Source
 from facekit.train.sources.files import FileSource
 from facekit.trash import shown
@@ -77,7 +78,9 @@ class Select:
         images = None if self.images is None else Path(self.images)
         source = open_source(Path(self.people), images, labelled=False)
         target = None if self.target is None else open_source(Path(self.target), labelled=False)
-        reasons = given_reasons(source, None if self.exclude is None else Path(self.exclude))
+        reasons = [""] * len(source.person)
+        if self.exclude is not None:
+            reasons = reasons_of_exclusion(source, Path(self.exclude))
         with output_folder(self.out) as out, output_folder(str(out / _EMBEDDED)):
             check_outputs((out / _SELECTED, out / _EXCLUDE), (self.people, self.target, self.exclude))
             check_columns(out / _EXCLUDE, COLUMNS)

@@ -12,33 +12,46 @@ from facekit.errors import TrainingError
 from facekit.train.listed import read_list
 from facekit.train.sources import Source
 
-__all__ = ["excluded_rows"]
+__all__ = ["EXCLUDED", "excluded_rows", "reasons_of_exclusion"]
+
+EXCLUDED = "excluded"
+"""The reason of a list that gives none."""
 
 _log = logging.getLogger(__name__)
 
 
 def excluded_rows(source: Source, table: Path) -> Tensor:
-    """Which pictures of a source a CSV names in its column ``path``; its other columns say why, to people.
-
-    A picture is named by its path, from the source's ``root`` on or in full; one in an archive as messages
-    name it, from the name of the file on (``train.rec, record 17``; ``0.tar, byte 512``). Nothing is opened
-    under these names. Rows that name no picture of the source are counted in one warning.
+    """Which pictures of a source a list leaves out, as :func:`reasons_of_exclusion` reads it.
 
     Returns:
         (n,) bool.
 
     Raises:
+        TrainingError: not such a list.
+    """
+    return torch.tensor([bool(reason) for reason in reasons_of_exclusion(source, table)], dtype=torch.bool)
+
+
+def reasons_of_exclusion(source: Source, table: Path) -> list[str]:
+    """For each picture of a source why a CSV leaves it out: its column ``reason``; empty where it does not.
+
+    The column ``path`` names a picture by its path, from the source's ``root`` on or in full; one in an
+    archive as messages name it, from the name of the file on (``train.rec, record 17``; ``0.tar, byte 512``).
+    Nothing is opened under these names. Rows that name no picture of the source are counted in one warning.
+
+    Raises:
         TrainingError: not such a file, a path that leads out of ``root``, or rows of which not one names a
             picture.
     """
-    wanted = {listed.name for listed in read_list(table, source.root.resolve())}
-    names = [source.name(row) for row in range(len(source.person))] if wanted else []
-    missing = wanted.difference(names)
+    listed = read_list(table, source.root.resolve())
+    reasons = {row.name: row.cells.get("reason") or EXCLUDED for row in listed}
+    names = [source.name(row) for row in range(len(source.person))] if reasons else []
+    missing = reasons.keys() - names
     if missing:
-        told = f"{len(missing)} of {len(wanted)} rows name no picture in {source.root}, as {min(missing)!r}"
-        if len(missing) == len(wanted):
+        told = f"{len(missing)} of {len(reasons)} rows name no picture in {source.root}, as {min(missing)!r}"
+        if len(missing) == len(reasons):
             raise TrainingError(f"{table}: {told}; the paths must start there")
         _log.warning("%s: %s", table, told)
-    hit = torch.tensor([name in wanted for name in names] or [False] * len(source.person), dtype=torch.bool)
-    _log.info("%s: %d of %d pictures are left out", table, int(hit.sum()), len(hit))
-    return hit
+    found = [reasons.get(name, "") for name in names] or [""] * len(source.person)
+    _log.info("%s: %d of %d pictures are left out", table, sum(map(bool, found)), len(found))
+    return found
