@@ -1,9 +1,9 @@
 """What a pile without labels gives a face embedder: ``self_training.py --data DATA --out OUT``.
 
 DATA is the folder that holds ``faces/`` as an archive with its index. A fifth of the training people keep
-their names, the pictures of the others are the pile; the index's held-out people measure. Learns resnet10t
-from the labelled ones alone and as the student of that network, at 48 pixels; ``--full`` is faceresnet at
-112 pixels and ten times the epochs, for a GPU. What is finished is found again when the command is repeated.
+their names, the pictures of the others are the pile; the index's held-out people measure. Learns faceresnet
+from the labelled ones alone and as the student of that network, at 48 pixels; ``--full`` is 112 pixels and
+twelve times the epochs, for a GPU. What is finished is found again when the command is repeated.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from trainings import TRAIN, write_table
 
 _EVERY = 5  # of so many people, one keeps the name
-_SHORT = "--architecture resnet10t --size 48 --resolution 64 --epochs 6 --batch-size 128 --lr 2e-3"
-_FULL = "--architecture faceresnet --size 112 --epochs 60 --batch-size 512 --lr 2e-3"
+_SHORT = "--size 48 --epochs 5 --batch-size 128 --lr 2e-3"
+_FULL = "--size 112 --epochs 60 --batch-size 512 --lr 2e-3"
 
 
 def main() -> None:
@@ -37,8 +37,7 @@ def main() -> None:
     run = arguments.out / f"{people}-{'full' if arguments.full else 'short'}"
     length = _FULL if arguments.full else _SHORT
     command = [
-        *TRAIN,
-        "selftrain",
+        *(*TRAIN, "selftrain", "--architecture", "faceresnet"),
         *("--data", str(labelled), "--unlabelled", str(pile), "--out", str(run)),
         *length.split(),
         *arguments.flags,
