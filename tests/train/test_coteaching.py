@@ -157,6 +157,17 @@ def test_losses_are_float32_under_autocast() -> None:
     assert torch.equal(*found)
 
 
+def test_all_parameters_get_a_gradient_under_autocast() -> None:
+    def backbone() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8))
+
+    networks = [Classifier(backbone(), LinearClasses(8, _CLASSES), _PRIOR) for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Coteaching(_PRIOR, temperature=0.5, mixup=4.0)(networks, *_batch(), weight=5.0)
+    torch.as_tensor(found["loss"]).backward()
+    assert all(p.grad is not None and p.grad.any() for network in networks for p in network.parameters())
+
+
 def test_with_many_classes_the_mean_prediction_is_remembered() -> None:
     few = Classifier(nn.Identity(), LinearClasses(4, 2), torch.tensor([0.9, 0.1]))
     logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))

@@ -214,6 +214,22 @@ def test_the_margin_head_finds_them_too(noisy: Path, tmp_path: Path) -> None:
         assert set(file.keys()) == {"weight"}
 
 
+def test_thresholds_are_measured_only_on_people_whom_the_data_hold_out(noisy: Path, tmp_path: Path) -> None:
+    """Other names may be wrong, and one person under two names makes strangers look alike."""
+    drawn = tmp_path / "drawn.csv"
+    drawn.write_text(re.sub(r",\w+$", "", noisy.read_text(), flags=re.MULTILINE))
+    data = DataSettings(data=drawn, images=noisy.parent, heldout=0.3)
+    recipe = build_recipe(_settings(drawn, tmp_path / "run", data=data))
+    assert "the checkpoint gets no thresholds" in " ".join(recipe.notes)
+    (tmp_path / "run").mkdir()
+    scores = recipe.evaluate(Step(0, 0.0, 0.0))
+    assert "auc" in scores.values
+    recipe.export(tmp_path / "checkpoint", scores)
+    config = load_checkpoint(tmp_path / "checkpoint").config
+    assert config.calibration is None
+    assert config.threshold is None
+
+
 def test_both_networks_start_alike_from_a_checkpoint_and_unlike_from_random_weights(
     noisy: Path, tmp_path: Path
 ) -> None:

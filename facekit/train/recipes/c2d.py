@@ -138,6 +138,7 @@ class _Training:
         self.settings, self.device = settings, resolve_device(run.device)
         self.precision = resolve_precision(run.precision, self.device)
         listing, aside = read_listing(settings.data)
+        self.checked = listing.source.heldout is not None  # by who says whom to hold out
         starts = [start_of(network) for _ in range(2)]
         self.start = starts[0]
         self.crops = open_crops(listing, network.resolution, settings.data, pin=self.device.type == "cuda")
@@ -196,12 +197,14 @@ class _Training:
         return self.watch.scores(at, size=self._side(at))
 
     def export(self, folder: Path, scores: Scores) -> None:
-        """A checkpoint of the first network, with thresholds if people were held out; and losses.csv.
+        """A checkpoint of the first network, with thresholds if data say whom to hold out; and losses.csv.
 
-        Not of the better one: chosen by the held-out people, it would seem better than it is on others.
+        Not of the better one: chosen by the held-out people, it would seem better than it is on others. And
+        without thresholds where people are held out by names that may be wrong: one person under two names
+        makes strangers look alike.
         """
         network = self.settings.network
-        calibration = self.watch.calibration(self.settings.data.data)
+        calibration = self.watch.calibration(self.settings.data.data) if self.checked else None
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
         config = self.start.config(
             input_size=network.size,
@@ -234,6 +237,11 @@ class _Training:
             notes.append(
                 "from random weights fewer wrong labels are found: let simclr learn the pictures first, "
                 "and give its checkpoint as --init"
+            )
+        if len(self.heldout) and not self.checked:
+            notes.append(
+                "people are held out by names that may be wrong, so the checkpoint gets no thresholds: mark "
+                "people of whom you are sure in a column split, or run facekit calibrate on some afterwards"
             )
         if self.settings.warmup_epochs == self.settings.run.epochs:
             notes.append("all epochs are warm-up: plain training, with a look at the labels at its end")
