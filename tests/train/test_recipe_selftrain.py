@@ -329,3 +329,9 @@ def test_processes_that_cannot_share_a_batch_are_refused(
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         _settings(Path(), Path("run"), **wrong)
+
+
+def test_a_schedule_by_epochs_is_refused() -> None:
+    """The run on labelled pictures alone has as many steps, and so more epochs: rates would differ."""
+    with pytest.raises(SettingError, match="schedule=warm-restarts: give cosine"):
+        replace(_settings(Path(), Path("run")), optim=OptimSettings(schedule="warm-restarts"))

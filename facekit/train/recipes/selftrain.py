@@ -80,6 +80,12 @@ class SelfTrainSettings(MarginSettings):
             require(-1 <= self.threshold <= 1, "threshold", self.threshold, "give a similarity in [-1, 1]")
         if self.far is not None:
             require(0 < self.far <= 0.1, "far", self.far, "give a rate above 0, up to 0.1, such as 1e-4")
+        require(
+            self.optim.schedule == "cosine",
+            "schedule",
+            self.optim.schedule,
+            "give cosine: restarts go by epochs, and the run on labelled pictures alone has more of them",
+        )
         require(self.least >= 2, "least", self.least, "give 2 or more")
         require(
             0 < self.alpha < math.inf,
