@@ -71,6 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a": ["path,split,warm,bright"],
         "b": ["path,split,bright,cold"],
         "c": ["path,split,label"],
+        "f": ["path,split,valence,arousal"],
         "p": ["path,split,x_left_eye,y_left_eye,x_right_eye,y_right_eye"],
     }
     for name, lines in tables.items():
@@ -82,6 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "a": f"{warm},{bright}",
                 "b": f"{bright},{1 - warm}",
                 "c": ("cold", "warm")[warm],
+                "f": f"{0.4 if warm else -0.4},{0.3 if bright else -0.5}",
                 "p": f"{3 + warm},5,{12 - warm},5",
             }
             lines.append(f"{path},{split},{said[name]}")
@@ -179,6 +181,13 @@ def test_what_comes_trained_learns_at_a_rate_of_its_own(place: Path, tmp_path: P
         rates = {parameter: group["lr"] for group in recipe.groups for parameter in group["params"]}
         assert {rates[parameter] for parameter in recipe.modules["backbone"].parameters()} == {lr}
         assert {rates[parameter] for parameter in recipe.modules["head"].parameters()} == {1e-3}
+
+
+def test_affect_compares_the_pictures_of_a_batch_which_is_not_cut(place: Path, tmp_path: Path) -> None:
+    settings = replace(_settings(place, tmp_path / "run"), data=(f"affect={place / 'f.csv'}",))
+    settings = replace(settings, run=replace(settings.run, micro_batch=2))
+    with pytest.raises(SettingError, match="micro_batch=2: this recipe compares the pictures of a batch"):
+        fit(build_recipe(settings), settings.run, settings.optim)
 
 
 def test_with_a_pile_the_run_without_it_stands_beside(
@@ -427,6 +436,20 @@ def test_processes_share_the_work_and_have_the_same_labels(monkeypatch: pytest.M
     both = codes(1, 2, lambda part: parts[0] + part)
     assert torch.equal(both, codes(0, 1, lambda part: part))
     assert (both == -1).any()
+
+
+def test_labels_of_other_pictures_are_not_learnt() -> None:
+    """A file that was added, or one that cannot be read and is not counted any more, moves all places."""
+    before, after = (
+        Unlabelled(_numbered(count), steps=3, batch_size=4, columns=None, seed=0) for count in (10, 9)
+    )
+    before.relabel(0, lambda pictures: pictures[:, 0, 0, 0].int())
+    after.load_state_dict(before.state_dict())
+    with pytest.raises(TrainingError, match="9 pictures, and 10 when this epoch began: go on with the same"):
+        next(after.batches(0, 1))
+    after.relabel(1, lambda pictures: pictures[:, 0, 0, 0].int())
+    for pictures, labels in after.batches(1, 0):
+        assert torch.equal(pictures[:, 0, 0, 0].long(), labels)
 
 
 # ---------------------------------------------------------------- the best moment

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from facekit.errors import TrainingError
 from facekit.train import processes
 from facekit.train.data import Crops, Listing
 from facekit.train.losses.pseudo import NOT_SURE
@@ -55,6 +56,7 @@ class Unlabelled(nn.Module):
     """
 
     codes: Tensor
+    size: Tensor  # number of pictures when the codes were made
 
     def __init__(
         self, crops: Crops | Stream, *, steps: int, batch_size: int, columns: int | None, seed: int
@@ -63,6 +65,7 @@ class Unlabelled(nn.Module):
         self._crops, self._steps, self._batch_size, self._seed = crops, steps, batch_size, seed
         shape = (steps, batch_size) if columns is None else (steps, batch_size, columns)
         self.register_buffer("codes", torch.full(shape, NOT_SURE, dtype=torch.int32))
+        self.register_buffer("size", torch.tensor(len(crops)))
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -93,9 +96,19 @@ class Unlabelled(nn.Module):
         ):
             made[step, own] = label(pictures).cpu() - NOT_SURE
         self.codes.copy_(processes.total(made) + NOT_SURE)
+        self.size.fill_(len(self))
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(pictures, targets of a task) of this process; what is not sure is NaN, or a class of -1."""
+        """(pictures, targets of a task) of this process; what is not sure is NaN, or a class of -1.
+
+        Raises:
+            TrainingError: other pictures than those of which the labels were made, before the run stopped.
+        """
+        if int(self.size) != len(self):
+            raise TrainingError(
+                f"unlabelled: {len(self)} pictures, and {int(self.size)} when this epoch began: go on with "
+                "the same ones, --keep-gb and number of processes (streaming counts unreadable ones, too)"
+            )
         own = slice(processes.rank(), None, processes.world())
         order = [rows[own] for rows in self.order(epoch)[skip:]]
         for step, (pictures, _, _) in enumerate(self._crops.batches(order), skip):

@@ -35,6 +35,7 @@ from facekit.train.probe.joined import join_examples, never_known
 from facekit.train.probe.layouts import open_examples
 from facekit.train.probe.table import Cell, read_cells, write_cell
 from facekit.train.probe.tasks import task_of
+from facekit.train.probe.tasks.affect import Affect
 from facekit.train.probe.tasks.identities import Identities
 from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
 from facekit.train.recipe import Recipe, Scores, Step
@@ -121,6 +122,7 @@ def build_recipe(settings: FineTuningSettings) -> Recipe:
         evaluate=training.evaluate,
         export=training.export,
         notes=training.notes(),
+        divisible=not isinstance(training.task, Affect),
     )
 
 

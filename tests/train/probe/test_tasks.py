@@ -17,7 +17,7 @@ from facekit.train.losses import margin_softmax
 from facekit.train.probe.examples import TASKS, TEST, TRAIN, VALIDATION, Examples, Picture, TaskName
 from facekit.train.probe.fitting import mirrored_targets
 from facekit.train.probe.metrics import ccc, icc, pair_scores
-from facekit.train.probe.tasks import Task, task_of
+from facekit.train.probe.tasks import Task, affect, task_of
 from facekit.train.probe.tasks.mirror import mirrored_names
 
 N, CHANNELS, SIDE = 60, 12, 64
@@ -295,6 +295,16 @@ def test_affect_loss_is_agreement_and_closeness() -> None:
     squares = ((outputs - targets) ** 2).nan_to_num().sum() / 18
     expected = 1 - np.mean(agreement) + float(squares)
     assert float(task.loss(outputs, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_affect_agreement_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(examples_of("affect"))
+    outputs, targets = torch.randn(10, 2), torch.rand(10, 2)
+    whole = task.loss(outputs, targets)
+    others = {"outputs": outputs[5:], "targets": targets[5:]}
+    turns = iter(("outputs", "targets"))
+    monkeypatch.setattr(affect, "gathered", lambda part: torch.cat([part, others[next(turns)]]))
+    assert torch.equal(task.loss(outputs[:5], targets[:5]), whole)
 
 
 def test_one_known_row_has_no_agreement() -> None:

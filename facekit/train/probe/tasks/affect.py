@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from facekit.train.probe.examples import Examples
 from facekit.train.probe.metrics import Metric, ccc, pcc, rmse, sagr
 from facekit.train.probe.tasks.known import filled, mean_of_known, scored
+from facekit.train.processes import gathered
 
 __all__ = ["Affect"]
 
@@ -46,10 +47,11 @@ class Affect:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """1 - CCC of each over the known rows of the batch, their mean, and the mean squared error.
 
-        The first is no mean over the pictures: of the parts of a batch, each has its own.
+        The first is no mean over the pictures, so the batch is that of all processes, and is never cut into
+        parts.
         """
-        outputs = outputs.float()
-        values, known = filled(targets)
+        outputs = gathered(outputs.float())
+        values, known = filled(gathered(targets))
         squares = mean_of_known((outputs - values) ** 2, known)
         return _discordance(outputs, values, known).mean() + squares
 
