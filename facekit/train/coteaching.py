@@ -78,14 +78,14 @@ def learn_all(
     """Cross-entropy with the labels as they are, without a margin; the sum over the networks.
 
     Args:
-        networks: two.
-        views: (2n, 3, s, s) float, normalised; each network learns n of them.
+        networks: one or two.
+        views: (networks x n, 3, s, s) float, normalised; each network learns n of them.
         labels: (n,) int64.
         keep_unsure: whether to take the entropy of the predictions off the loss. Where one class often has
             the label of another one, networks learn that surely, and all losses would be low.
     """
     losses = []
-    for network, view in zip(networks, views.chunk(2), strict=True):
+    for network, view in zip(networks, views.chunk(len(networks)), strict=True):
         logs = network(view).log_softmax(1)
         loss = F.nll_loss(logs, labels)
         losses.append(loss + (logs.exp() * logs).sum(1).mean() if keep_unsure else loss)

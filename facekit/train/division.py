@@ -1,4 +1,4 @@
-"""Which labels two networks believe: what they lose on each picture, divided in two, kept and written."""
+"""Which labels networks believe: what they lose on each picture, divided in two, kept and written."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """What two networks say of n pictures.
+    """What one or two networks say of n pictures.
 
     Attributes:
         seen: (n,) bool, which could be read.
-        losses: (2, n) float32, cross-entropy with the label; 0 where not seen.
-        predicted: (n,) int64, the class that both together think likeliest; 0 where not seen.
+        losses: (networks, n) float32, cross-entropy with the label; 0 where not seen.
+        predicted: (n,) int64, the class that all together think likeliest; 0 where not seen.
     """
 
     seen: Tensor
@@ -62,7 +62,7 @@ class Judgement:
         """How likely each network thinks each label right, and how far apart the losses of the two kinds are.
 
         Returns:
-            (2, n) float32 in [0, 1], 0 where not seen; and the mean separation of the two mixtures.
+            (networks, n) float32 in [0, 1], 0 where not seen; and the mean separation of their mixtures.
 
         Raises:
             TrainingError: a loss is no number.
@@ -90,16 +90,21 @@ def known_labels(listing: Listing, crops: Crops | Stream) -> Labelled:
 
 @torch.inference_mode()
 def judge(
-    logits: Callable[[Tensor], Sequence[Tensor]], crops: Crops | Stream, *, shared: bool = True
+    logits: Callable[[Tensor], Sequence[Tensor]],
+    crops: Crops | Stream,
+    *,
+    networks: int = 2,
+    shared: bool = True,
 ) -> Judgement:
     """Look at all pictures as they are, without augmentation. What cannot be read is not seen.
 
     Args:
-        logits: (b, 3, s, s) uint8 -> (b, classes) of each of two networks, which are in evaluation mode.
+        logits: (b, 3, s, s) uint8 -> (b, classes) of each network, which are in evaluation mode.
         crops: the n pictures and their labels.
+        networks: how many there are.
         shared: whether all processes take part, each with its share; else this one looks at all.
     """
-    found = torch.zeros(3, len(crops))  # losses, and whether seen
+    found = torch.zeros(networks + 1, len(crops))  # losses, and whether seen
     predicted = torch.zeros(len(crops), dtype=torch.int64)
     order = torch.split(torch.arange(len(crops)), _AT_ONCE)
     if shared:
@@ -109,11 +114,11 @@ def judge(
         said = [each.float().log_softmax(1) for each in logits(pictures)]
         for place, each in enumerate(said):
             found[place, rows] = F.nll_loss(each, labels.to(each.device), reduction="none").cpu()
-        found[2, rows] = 1.0
+        found[networks, rows] = 1.0
         predicted[rows] = torch.stack(said).exp().mean(0).argmax(1).cpu()
     if shared:
         found, predicted = processes.total(found), processes.total(predicted)
-    return Judgement(found[2] > 0, found[:2], predicted)
+    return Judgement(found[networks] > 0, found[:networks], predicted)
 
 
 class Division(nn.Module):
@@ -160,7 +165,7 @@ class Division(nn.Module):
 
 
 def write_losses(file: Path, labelled: Labelled, judgement: Judgement, *, threshold: float) -> None:
-    """A row a picture: path, label, loss, clean and suggestion, means over both networks.
+    """A row a picture: path, label, loss, clean and suggestion, means over the networks.
 
     The suggestion is what the networks take the picture for, where that is not its label and the label is not
     called clean. A new file is for its owner alone, since it names people.

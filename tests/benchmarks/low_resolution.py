@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--full", action="store_true")
     arguments = parser.parse_args()
-    out = arguments.out
+    out = arguments.out / ("full" if arguments.full else "short")
     out.mkdir(parents=True, exist_ok=True)
     sets = face_sets(arguments.data, out / "data", 0 if arguments.full else 6000)
     epochs, batch = (200, 512) if arguments.full else (4, 64)

@@ -3,7 +3,7 @@
 DATA is the folder that holds ``faces/`` and ``cifar10/`` as archives. Gives a share of the training pictures
 another label, at random. Then runs ``c2d`` from a network that learnt the same pictures without labels, of
 faces the other people's for training too (``--init``, else ``simclr`` makes it), and from random weights; and
-plain training from that network, as many passes through networks as ``c2d`` takes. What is done is found
+plain training of one such network, for as many passes as ``c2d``'s two take. What is done is found
 again when it is repeated. Runs ``--jobs`` trainings at once, one thread each; ``--full`` is the whole
 of it, for a GPU. Prints and keeps the table:
 
@@ -70,14 +70,19 @@ class Plan:
     epochs: int
 
     @property
+    def pictures(self) -> str:
+        """Folder of what is learnt: another plan has other pictures."""
+        return f"data-{self.classes}-{self.least}-{self.each}"
+
+    @property
     def plain(self) -> int:
-        """Epochs of the warm-up's kind that take as many passes as all of C2D.
+        """Epochs of one network that take as many passes as all of C2D's two.
 
         An epoch after the warm-up takes each picture five times through a network, and gradients of two of
         them back: 2 views to guess, 2 to learn, 1 picture to judge. One of the warm-up takes it once and
         back. A way back costs two ways there: (5 + 4) / (1 + 2) = 3.
         """
-        return self.warmup + 3 * (self.epochs - self.warmup)
+        return 2 * (self.warmup + 3 * (self.epochs - self.warmup))
 
 
 _FACES = Plan(
@@ -136,7 +141,10 @@ def main() -> None:
     parser.add_argument("table", choices=("faces", "cifar10"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", help="checkpoint of the plan's architecture that learnt without labels")
+    parser.add_argument(
+        "--init",
+        help="checkpoint of the plan's architecture that learnt without labels, and none of data*/test.csv",
+    )
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
@@ -145,10 +153,10 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if given.table == "faces":
         plan = _ALL_FACES if given.full else _FACES
-        sets = face_sets(plan, given.data, out / "data")
+        sets = face_sets(plan, given.data, out / plan.pictures)
     else:
         plan = _ALL_CIFAR10 if given.full else _CIFAR10
-        sets = cifar_sets(plan, given.data, out / "data")
+        sets = cifar_sets(plan, given.data, out / plan.pictures)
     measure(plan, sets, out, init=given.init, jobs=given.jobs)
     print(f"{(time.monotonic() - began) / 60:.0f} minutes")
 

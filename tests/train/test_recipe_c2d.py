@@ -268,7 +268,8 @@ def test_smaller_views_first_are_judged_at_their_size(noisy: Path, tmp_path: Pat
 def test_plain_training_has_a_look_at_the_labels_at_its_end(noisy: Path, tmp_path: Path) -> None:
     settings = _settings(noisy, tmp_path / "run", epochs=1, warmup_epochs=1)
     recipe = build_recipe(settings)
-    assert "plain training" in recipe.notes[-1]
+    assert "plain training of one network" in recipe.notes[-1]
+    assert "second" not in recipe.modules
     fit(recipe, settings.run, settings.optim)
     assert len(_rows(tmp_path / "run" / "losses.csv")) == _CLASSES * _EACH
     assert not (tmp_path / "run" / "losses-warmup.csv").exists()

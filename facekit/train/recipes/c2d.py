@@ -62,7 +62,7 @@ class C2DSettings:
     """Cosine margin m of --head margin; a label that is believed in part has its part of it."""
     warmup_epochs: int = 5
     """Epochs in which all labels are learnt as they are, too few to know wrong ones by heart. As many as
-    --epochs is plain training."""
+    --epochs is plain training, of one network."""
     asymmetric: bool = False
     """In these epochs, keep the networks from being sure: where one class is often taken for another one."""
     threshold: float = 0.5
@@ -88,6 +88,11 @@ class C2DSettings:
         most = self.run.epochs
         remedy = f"give 1 ... {most}, the epochs of the run"
         require(1 <= self.warmup_epochs <= most, "warmup_epochs", self.warmup_epochs, remedy)
+
+    @property
+    def plain(self) -> bool:
+        """Whether labels are learnt as they are to the end, which leaves a second network nothing to do."""
+        return self.warmup_epochs == self.run.epochs
 
 
 def _cifar10(data: Path, out: Path) -> C2DSettings:
@@ -139,7 +144,7 @@ class _Training:
         self.precision = resolve_precision(run.precision, self.device)
         listing, aside = read_listing(settings.data)
         self.checked = listing.source.heldout is not None  # by who says whom to hold out
-        starts = [start_of(network) for _ in range(2)]
+        starts = [start_of(network) for _ in range(1 if settings.plain else 2)]
         self.start = starts[0]
         self.crops = open_crops(listing, network.resolution, settings.data, pin=self.device.type == "cuda")
         self.steps_per_epoch = _steps(self.crops.classes, len(self.crops), run.batch_size)
@@ -151,7 +156,7 @@ class _Training:
         )
         self.networks = [Classifier(start.model, self._head(start.dim), prior) for start in starts]
         self.division = Division(len(self.crops))
-        modules = nn.ModuleDict(dict(zip(("first", "second"), self.networks, strict=True)))
+        modules = nn.ModuleDict(dict(zip(("first", "second"), self.networks, strict=False)))
         if processes.world() > 1 and self.device.type == "cuda":  # gloo has none
             modules = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]
         modules["division"] = self.division
@@ -182,9 +187,10 @@ class _Training:
             yield pictures, labels, clean[rows], believed[rows]
 
     def step(self, batch: tuple[Tensor, ...], at: Step) -> dict[str, Tensor | float]:
-        """Of two views of each picture: learn the labels, or what is believed of them."""
+        """Of a view of each picture for each network: learn the labels, or what is believed of them."""
         settings, (pictures, labels, *believed) = self.settings, batch
-        views = augment(pictures.repeat(2, 1, 1, 1), settings.augment, torch.default_generator)
+        several = pictures.repeat(len(self.networks), 1, 1, 1)
+        views = augment(several, settings.augment, torch.default_generator)
         x = self._input(views.float(), self._side(at))
         if not believed:
             return learn_all(self.networks, x, labels, keep_unsure=settings.asymmetric)
@@ -243,8 +249,10 @@ class _Training:
                 "people are held out by names that may be wrong, so the checkpoint gets no thresholds: mark "
                 "people of whom you are sure in a column split, or run facekit calibrate on some afterwards"
             )
-        if self.settings.warmup_epochs == self.settings.run.epochs:
-            notes.append("all epochs are warm-up: plain training, with a look at the labels at its end")
+        if self.settings.plain:
+            notes.append(
+                "all epochs are warm-up: plain training of one network, with a look at the labels at its end"
+            )
         return tuple(notes)
 
     def _divide(self, epoch: int) -> None:
@@ -255,7 +263,7 @@ class _Training:
             self._write_losses("losses-warmup.csv", judgement)
 
     def _judge(self, epoch: int, *, shared: bool) -> Judgement:
-        """What both networks lose on all pictures, after so many epochs."""
+        """What the networks lose on all pictures, after so many epochs."""
         side = self._side(Step(epoch * self.steps_per_epoch, epoch / self.settings.run.epochs, float(epoch)))
         lower = self.precision != torch.float32
         self.modules.eval()
@@ -265,7 +273,7 @@ class _Training:
             with torch.autocast(self.device.type, self.precision, enabled=lower):
                 return [network(x) for network in self.networks]
 
-        return judge(logits, self.crops, shared=shared)
+        return judge(logits, self.crops, networks=len(self.networks), shared=shared)
 
     def _write_losses(self, name: str, judgement: Judgement) -> None:
         """In the run's folder: a checkpoint travels, and what is said of people should not."""
