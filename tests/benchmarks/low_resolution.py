@@ -2,8 +2,8 @@
 
 DATA is the folder that holds ``faces/``, ``landmarks5/`` and ``expressions/`` as archives. Trains simclr
 twice with the same pictures and as many steps, at 112 pixels throughout and at 64 for the first nine tenths,
-one after the other: nothing else should run on the machine. Then probes both, with a random network beside
-them. What is finished is found again when the command is repeated. ``--full`` is the whole of it, for a GPU.
+one after the other: nothing else should run on the machine. Then probes both. What is finished
+is found again when the command is repeated. ``--full`` is the whole of it, for a GPU.
 
 Bars: 2.5 times as many pictures a second in the low part; no probe more than 2 points worse.
 """
@@ -60,14 +60,18 @@ def main() -> None:
 def _probes(sets: Path, networks: Sequence[str], *, full: bool) -> list[list[str]]:
     attributes, people = f"attributes={sets / 'attributes.csv'}", f"identities={sets / 'people.csv'}"
     expressions = str(sets / "expressions")
+    if not full:
+        return [
+            ["knn", *networks, "--data", attributes, people],
+            ["linear", *networks, "--data", attributes, "--first", "1627"],
+        ]
     most = training_rows(sets / "attributes.csv")
-    frozen = [
+    return [
         ["knn", RANDOM, *networks, "--data", attributes, expressions, people],
         ["linear", RANDOM, *networks, "--data", attributes, "--first", "1627", most],
         ["linear", RANDOM, *networks, "--data", expressions, "--seeds", "1"],
+        ["finetune", RANDOM, *networks, "--data", attributes, "--first", "1627", "--seeds", "3"],
     ]
-    tuned = ["finetune", RANDOM, *networks, "--data", attributes, "--first", "1627", "--seeds", "3"]
-    return [*frozen, tuned] if full else frozen
 
 
 def compare(folders: Sequence[Path]) -> None:
