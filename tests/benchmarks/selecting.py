@@ -9,9 +9,8 @@ UTKFace (cut differently) and FER2013 (grey, 48 x 48). No person is in target an
 and PubFig are people of whom the network that ships has learnt nothing.
 
 ``pretrain``: what simclr learns from the whole mixture, from the selected half and from a random half, in as
-many epochs, that is the halves in half the steps; measured by attributes of CelebA with few labels. Here the
-network that ships, which makes the embeddings, has learnt many of the mixture's people: it tells the halves
-apart better than those of ``precision``.
+many epochs, that is the halves in half the steps; measured by attributes of CelebA with few labels. The
+network that ships, which makes the embeddings, has learnt some of these people.
 
 What is finished is found again when the command is repeated. ``--full`` takes all pictures, and for
 ``pretrain`` a GPU.
