@@ -119,8 +119,10 @@ $ python {HERE / "self_training.py"} --full --data {data} --out runs/selftrain
   the student beside the supervised run: the gain can be nil
 $ python {HERE / "selecting.py"} pretrain --full --data {data} --out runs/selecting
   the selected half at most 1 point below the whole
-$ python {HERE / "low_resolution.py"} --full --data {data} --out runs/low-resolution
-  2.5 times as many pictures a second at 64 px; no probe more than 2 points worse
+$ python {HERE / "low_resolution.py"} speed --full --data {data} --out runs/low-resolution
+  2.5 times as many pictures a second at 64 px
+$ python {HERE / "low_resolution.py"} quality --full --data {data} --out runs/low-resolution
+  no probe more than 2 points worse
 Faces with labels:
 $ python {HERE / "train_ablation.py"} index.csv --images faces --teacher teacher.npz --out runs/full --full
   the table of docs/benchmarks/2026-11-22-training.md"""

@@ -1,9 +1,10 @@
-"""What small views at the beginning save, and cost: ``low_resolution.py --data DATA --out OUT [--full]``.
+"""What small views at the beginning save, and cost: ``low_resolution.py quality|speed --data DATA --out OUT``
 
-DATA is the folder that holds ``faces/``, ``landmarks5/`` and ``expressions/`` as archives. Trains simclr
-twice with the same pictures and as many steps, at 112 pixels throughout and at 64 for the first nine tenths,
-one after the other: nothing else should run on the machine. Then probes both. What is finished
-is found again when the command is repeated. ``--full`` is the whole of it, for a GPU.
+DATA is the folder that holds ``faces/``, ``landmarks5/`` and ``expressions/`` as archives. ``quality`` trains
+simclr twice with the same pictures and as many steps, at 112 pixels throughout and at 64 for the first nine
+tenths, and probes both. ``speed`` trains it with 64 pixels for half of a short run and with 112 for the
+other, some times, and compares both halves of each by its log: nothing else should run on the machine. What
+is finished is found again when the command is repeated. ``--full`` is the whole of it, for a GPU.
 
 Bars: 2.5 times as many pictures a second in the low part; no probe more than 2 points worse.
 """
@@ -14,7 +15,6 @@ import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all, training_rows
@@ -23,6 +23,7 @@ from facekit.train.log import read_log
 from facekit.train.probe.table import read_cells
 
 SHARE = 0.9
+ROUNDS = 3
 RUNS = {
     "112 px": (),
     "64, then 112 px": ("--start-size", "64", "--start-share", str(SHARE)),
@@ -31,6 +32,7 @@ RUNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=("quality", "speed"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--full", action="store_true")
@@ -38,23 +40,42 @@ def main() -> None:
     out = arguments.out / ("full" if arguments.full else "short")
     out.mkdir(parents=True, exist_ok=True)
     sets = face_sets(arguments.data, out / "data", 0 if arguments.full else 6000)
-    epochs, batch = (200, 512) if arguments.full else (4, 64)
-    how = ["--size", "112", "--epochs", str(epochs), "--batch-size", str(batch), "--heldout", "0.02"]
-    data = ["--data", str(sets / "unlabelled.csv")]
+    table = {"quality": quality, "speed": speed}[arguments.table]
+    table(sets, out, full=arguments.full)
+
+
+def quality(sets: Path, out: Path, *, full: bool) -> None:
+    """Both runs, and by how much the second is better or worse in each probe."""
     runs = {name: out / name.replace(", ", "-").replace(" ", "-") for name in RUNS}
-    run_all(
-        [[*TRAIN, "simclr", *data, "--out", str(runs[name]), *how, *flags] for name, flags in RUNS.items()],
-        1,
-    )
-    probes = _probes(
-        sets, [f"{name}={run / 'checkpoint'}" for name, run in runs.items()], full=arguments.full
-    )
+    length = ["--epochs", "200" if full else "4"]
+    run_all([_simclr(sets, runs[name], [*length, *flags], full=full) for name, flags in RUNS.items()], 1)
+    probes = _probes(sets, [f"{name}={run / 'checkpoint'}" for name, run in runs.items()], full=full)
     probe_all(probes, out, ["--size", "112"], 1)
     compare([out / f"probe-{number}" / "cells" for number in range(len(probes))])
-    whole, low = (rate(run, batch, until) for run, until in zip(runs.values(), (1.0, SHARE), strict=True))
-    ratio = low / whole
-    print(f"pictures a second: {whole:.1f} at 112 px, {low:.1f} at 64 px: {ratio:.2f} times as many")
-    print(f"the whole run: {1 / (SHARE / ratio + 1 - SHARE):.2f} times as fast")
+
+
+def speed(sets: Path, out: Path, *, full: bool) -> None:
+    """Pictures a second at both sizes, in each of some runs, and their ratio."""
+    ratios = []
+    for seed in range(ROUNDS):
+        run = out / f"speed-{seed}"
+        flags = ["--epochs", "2" if full else "1", "--start-size", "64", "--start-share", "0.5"]
+        run_all([_simclr(sets, run, [*flags, "--seed", str(seed)], full=full)], 1)
+        low, high = rates(run, _batch(full))
+        ratios.append(low / high)
+        print(f"pictures a second: {low:.1f} at 64 px, {high:.1f} at 112 px: {low / high:.2f} times as many")
+    ratio = statistics.median(ratios)
+    print(f"median of {ROUNDS}: {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"a run of which {SHARE:.0%} are small: {1 / (SHARE / ratio + 1 - SHARE):.2f} times as fast")
+
+
+def _batch(full: bool) -> int:
+    return 512 if full else 64
+
+
+def _simclr(sets: Path, out: Path, flags: Sequence[str], *, full: bool) -> list[str]:
+    place = ["--data", str(sets / "unlabelled.csv"), "--out", str(out), "--heldout", "0.02"]
+    return [*TRAIN, "simclr", *place, "--size", "112", "--batch-size", str(_batch(full)), *flags]
 
 
 def _probes(sets: Path, networks: Sequence[str], *, full: bool) -> list[list[str]]:
@@ -86,17 +107,16 @@ def compare(folders: Sequence[Path]) -> None:
         print(f"{', '.join(probe)}: {first:.2f} and {second:.2f}, {second - first:+.2f} points")
 
 
-def rate(run: Path, batch: int, until: float) -> float:
-    """Pictures a second in the first part of a run, by its log; where it was interrupted does not count."""
+def rates(run: Path, batch: int) -> tuple[float, float]:
+    """Pictures a second in the first half of a run and in the second, by its log, without the first steps."""
     records = list(read_log(run / "log.jsonl"))
-    total = max(record["step"] for record in records if record["event"] == "epoch")
-    steps = [record for record in records if record["event"] == "step" and record["step"] < until * total]
-    spans = [
-        (after["step"] - before["step"], after["time"] - before["time"]) for before, after in pairwise(steps)
-    ]
-    usual = statistics.median(seconds for _, seconds in spans)
-    kept = [span for span in spans if span[1] < 5 * usual]
-    return batch * sum(count for count, _ in kept) / sum(seconds for _, seconds in kept)
+    half = max(record["step"] for record in records if record["event"] == "epoch") / 2
+    steps = [record for record in records if record["event"] == "step"][1:]
+    parts = [r for r in steps if r["step"] <= half], [r for r in steps if r["step"] >= half]
+    low, high = (
+        batch * (part[-1]["step"] - part[0]["step"]) / (part[-1]["time"] - part[0]["time"]) for part in parts
+    )
+    return low, high
 
 
 if __name__ == "__main__":

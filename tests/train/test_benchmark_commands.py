@@ -44,6 +44,13 @@ def _table(name: str) -> Callable[[Path, bool], None]:
     return run
 
 
+def _small_views(name: str) -> Callable[[Path, bool], None]:
+    def run(folder: Path, full: bool) -> None:
+        getattr(import_module("low_resolution"), name)(folder, folder, full=full)
+
+    return run
+
+
 def _main(name: str) -> Callable[[Path, bool], None]:
     def run(folder: Path, full: bool) -> None:
         import_module(name).main()
@@ -62,7 +69,8 @@ _SCRIPTS = {
     "hidden attributes": _few_labels("hidden"),
     "self-training": _main("self_training"),
     "selection": _pretrain,
-    "small views": _main("low_resolution"),
+    "small views": _small_views("quality"),
+    "small views, speed": _small_views("speed"),
     "pre-training, faces": _table("faces"),
     "pre-training, CIFAR-10": _table("cifar10"),
 }
@@ -79,9 +87,9 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.syspath_prepend(_BENCHMARKS)
-    for script in ("low_resolution", "few_labels", "pretrain_tables"):
-        monkeypatch.setattr(import_module(script), "face_sets", lambda *_: tmp_path)
-    monkeypatch.setattr(import_module("pretrain_tables"), "_cifar_sets", lambda *_, **__: tmp_path)
+    tables = import_module("pretrain_tables")
+    for sets in ("face_sets", "_cifar_sets"):
+        monkeypatch.setattr(tables, sets, lambda *_, **__: tmp_path)
     monkeypatch.setattr(import_module("self_training"), "_sets", lambda *_: (tmp_path, tmp_path))
     selecting = import_module("selecting")
     monkeypatch.setattr(selecting, "_unpack", lambda *_: (tmp_path, []))
