@@ -2,9 +2,8 @@
 
 DATA is the folder that holds ``faces/``, ``landmarks5/`` and ``expressions/`` as archives. ``quality`` trains
 simclr twice with the same pictures and as many steps, at 112 pixels throughout and at 64 for the first nine
-tenths, and probes both. ``speed`` trains it with 64 pixels for half of a short run and with 112 for the
-other, some times, and compares both halves of each by its log: nothing else should run on the machine. What
-is finished is found again when the command is repeated. ``--full`` is the whole of it, for a GPU.
+tenths, and probes both; what is finished is found again when the command is repeated. ``speed`` times a
+step at both sizes by turns, forward and back, with the views. ``--full`` is the whole of it, for a GPU.
 
 Bars: 2.5 times as many pictures a second in the low part; no probe more than 2 points worse.
 """
@@ -17,13 +16,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from rounds import autocast, now
 from trainings import RANDOM, TRAIN, face_sets, probe_all, run_all, training_rows
 
-from facekit.train.log import read_log
+from facekit.embed import resolve_device
+from facekit.train.config import DataSettings, RunSettings
+from facekit.train.network import NetworkSettings
 from facekit.train.probe.table import read_cells
+from facekit.train.recipe import Step
+from facekit.train.recipes import simclr
 
 SHARE = 0.9
-ROUNDS = 3
+TURNS = 40
 RUNS = {
     "112 px": (),
     "64, then 112 px": ("--start-size", "64", "--start-share", str(SHARE)),
@@ -55,18 +60,33 @@ def quality(sets: Path, out: Path, *, full: bool) -> None:
 
 
 def speed(sets: Path, out: Path, *, full: bool) -> None:
-    """Pictures a second at both sizes, in each of some runs, and their ratio."""
-    ratios = []
-    for seed in range(ROUNDS):
-        run = out / f"speed-{seed}"
-        flags = ["--epochs", "2" if full else "1", "--start-size", "64", "--start-share", "0.5"]
-        run_all([_simclr(sets, run, [*flags, "--seed", str(seed)], full=full)], 1)
-        low, high = rates(run, _batch(full))
-        ratios.append(low / high)
-        print(f"pictures a second: {low:.1f} at 64 px, {high:.1f} at 112 px: {low / high:.2f} times as many")
-    ratio = statistics.median(ratios)
-    print(f"median of {ROUNDS}: {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"a run of which {SHARE:.0%} are small: {1 / (SHARE / ratio + 1 - SHARE):.2f} times as fast")
+    """Seconds of a step at both sizes, by turns, so that whatever else the machine does meets both alike."""
+    settings = simclr.SimCLRSettings(
+        data=DataSettings(data=sets / "unlabelled.csv"),
+        run=RunSettings(out=out / "speed", batch_size=_batch(full)),
+        network=NetworkSettings(architecture="resnet10t", size=112, start_size=64, resolution=112),
+    )
+    device = resolve_device(settings.run.device)
+    recipe = simclr.build_recipe(settings)
+    recipe.modules.to(device).train()
+    batch = [part.to(device) for part in next(recipe.batches(0, 0))]
+
+    def seconds(progress: float) -> float:
+        began = now(device)
+        with autocast(device):
+            loss = recipe.step(tuple(batch), Step(0, progress, 0.0))["loss"]
+        torch.autograd.backward(torch.as_tensor(loss))
+        recipe.modules.zero_grad()
+        return now(device) - began
+
+    turns = [(seconds(0.0), seconds(1.0)) for _ in range(2 + TURNS)][2:]
+    low, high = (_batch(full) / statistics.median(part) for part in zip(*turns, strict=True))
+    ratios = sorted(large / small for small, large in turns)
+    middle = statistics.median(ratios)
+    quartiles = f"{ratios[TURNS // 4]:.2f} to {ratios[-1 - TURNS // 4]:.2f}"
+    print(f"pictures a second: {low:.1f} at 64 px, {high:.1f} at 112 px")
+    print(f"{middle:.2f} times as fast, the middle half of {TURNS} turns {quartiles}")
+    print(f"a run of which {SHARE:.0%} are small: {1 / (SHARE / middle + 1 - SHARE):.2f} times as fast")
 
 
 def _batch(full: bool) -> int:
@@ -105,18 +125,6 @@ def compare(folders: Sequence[Path]) -> None:
     for probe, scores in found.items():
         first, second = (statistics.mean(scores[name]) for name in RUNS)
         print(f"{', '.join(probe)}: {first:.2f} and {second:.2f}, {second - first:+.2f} points")
-
-
-def rates(run: Path, batch: int) -> tuple[float, float]:
-    """Pictures a second in the first half of a run and in the second, by its log, without the first steps."""
-    records = list(read_log(run / "log.jsonl"))
-    half = max(record["step"] for record in records if record["event"] == "epoch") / 2
-    steps = [record for record in records if record["event"] == "step"][1:]
-    parts = [r for r in steps if r["step"] <= half], [r for r in steps if r["step"] >= half]
-    low, high = (
-        batch * (part[-1]["step"] - part[0]["step"]) / (part[-1]["time"] - part[0]["time"]) for part in parts
-    )
-    return low, high
 
 
 if __name__ == "__main__":

@@ -44,11 +44,8 @@ def _table(name: str) -> Callable[[Path, bool], None]:
     return run
 
 
-def _small_views(name: str) -> Callable[[Path, bool], None]:
-    def run(folder: Path, full: bool) -> None:
-        getattr(import_module("low_resolution"), name)(folder, folder, full=full)
-
-    return run
+def _small_views(folder: Path, full: bool) -> None:
+    import_module("low_resolution").quality(folder, folder, full=full)
 
 
 def _main(name: str) -> Callable[[Path, bool], None]:
@@ -69,8 +66,7 @@ _SCRIPTS = {
     "hidden attributes": _few_labels("hidden"),
     "self-training": _main("self_training"),
     "selection": _pretrain,
-    "small views": _small_views("quality"),
-    "small views, speed": _small_views("speed"),
+    "small views": _small_views,
     "pre-training, faces": _table("faces"),
     "pre-training, CIFAR-10": _table("cifar10"),
 }
