@@ -131,7 +131,7 @@ class Coteaching:
         """
         with torch.no_grad():
             guesses = [network(views).softmax(1).view(2, len(labels), -1).mean(0) for network in networks]
-        torch.clear_autocast_cache()  # older torch would learn with its weights, which have no gradient
+        torch.clear_autocast_cache()  # older torch would learn through its weights, which lack a graph
         guessed = sharpen(torch.stack(guesses).mean(0), temperature=self._temperature)
         given = F.one_hot(labels, len(self._prior)).float()
         sums: _Metrics = {}

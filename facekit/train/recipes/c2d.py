@@ -143,7 +143,7 @@ class _Training:
         self.settings, self.device = settings, resolve_device(run.device)
         self.precision = resolve_precision(run.precision, self.device)
         listing, aside = read_listing(settings.data)
-        self.checked = listing.source.heldout is not None  # by who says whom to hold out
+        self.chosen = listing.source.heldout is not None  # who is held out, by the data: names to rely on
         starts = [start_of(network) for _ in range(1 if settings.plain else 2)]
         self.start = starts[0]
         self.crops = open_crops(listing, network.resolution, settings.data, pin=self.device.type == "cuda")
@@ -210,7 +210,7 @@ class _Training:
         makes strangers look alike.
         """
         network = self.settings.network
-        calibration = self.watch.calibration(self.settings.data.data) if self.checked else None
+        calibration = self.watch.calibration(self.settings.data.data) if self.chosen else None
         threshold = calibration.threshold_at(1e-3) if calibration and 1e-3 in calibration.thresholds else None
         config = self.start.config(
             input_size=network.size,
@@ -244,7 +244,7 @@ class _Training:
                 "from random weights fewer wrong labels are found: let simclr learn the pictures first, "
                 "and give its checkpoint as --init"
             )
-        if len(self.heldout) and not self.checked:
+        if len(self.heldout) and not self.chosen:
             notes.append(
                 "people are held out by names that may be wrong, so the checkpoint gets no thresholds: mark "
                 "people of whom you are sure in a column split, or run facekit calibrate on some afterwards"
