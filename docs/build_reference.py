@@ -181,10 +181,10 @@ def _assignment(module: ModuleType, name: str) -> tuple[str, str]:
     for statement, text in pairwise(ast.parse(inspect.getsource(module)).body):
         targets = getattr(statement, "targets", [getattr(statement, "target", None)])
         if getattr(targets[0], "id", None) == name:
-            value: Any = statement.value  # type: ignore[attr-defined]
+            value: Any = statement.value
             quoted_type = isinstance(statement, ast.AnnAssign) and isinstance(value, ast.Constant)
             shown = (value.value if quoted_type else ast.unparse(value)).replace("'", '"')
-            return shown, inspect.cleandoc(text.value.value)  # type: ignore[attr-defined]
+            return shown, inspect.cleandoc(text.value.value)
     raise LookupError(f"{module.__name__}.{name} is not assigned there")
 
 

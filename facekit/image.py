@@ -270,16 +270,18 @@ def _sniff(head: bytes) -> str | None:
 def _decoder(kind: str) -> type[ImageFile.ImageFile]:
     if kind == "Heif":
         try:
-            return import_module("pillow_heif").HeifImageFile  # type: ignore[no-any-return]
+            heif: type[ImageFile.ImageFile] = import_module("pillow_heif").HeifImageFile
         except ModuleNotFoundError as error:
             raise MissingExtraError("pillow-heif", "heif", "reading HEIC pictures") from error
+        return heif
     if kind == "Jpeg":
         return _Jpeg
     try:
         module = import_module(f"PIL.{kind}ImagePlugin")
     except ModuleNotFoundError as error:
         raise _Refused(f"is {kind.upper()}, which needs a newer Pillow: pip install -U pillow") from error
-    return getattr(module, f"{kind}ImageFile")  # type: ignore[no-any-return]
+    decoder: type[ImageFile.ImageFile] = getattr(module, f"{kind}ImageFile")
+    return decoder
 
 
 class _Jpeg(JpegImageFile):

@@ -132,7 +132,7 @@ def test_errors_are_one_line(people: Path, model: list[str], tmp_path: Path, cap
 def _contents(data: Path) -> list[tuple[int, bytes]]:
     source = open_source(data)
     read = [source.read(row) for row in range(len(source.person))]
-    content = [item.read_bytes() if isinstance(item, Path) else item.getvalue() for item in read]  # type: ignore[attr-defined]
+    content = [item.read_bytes() if isinstance(item, Path) else item.getvalue() for item in read]
     return list(zip(source.person.tolist(), content, strict=True))
 
 

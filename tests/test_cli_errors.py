@@ -114,6 +114,6 @@ def test_a_demo_without_room_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 9)
 
     monkeypatch.setattr(demo.shutil, "copytree", full)
-    monkeypatch.setattr(demo.Demo, "__call__", lambda self: demo._find_repeated(None, 0.5))  # type: ignore[arg-type]
+    monkeypatch.setattr(demo.Demo, "__call__", lambda self: demo._find_repeated(None, 0.5))
     assert main(["demo"]) == 2
     assert "has no room for a few pictures" in error_of(capsys.readouterr())

@@ -74,7 +74,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _names(listing: object) -> set[str]:
-    return {listing.source.name(row) for row in listing.rows.tolist()}  # type: ignore[attr-defined]
+    return {listing.source.name(row) for row in listing.rows.tolist()}
 
 
 @pytest.mark.parametrize("method", ["cluster", "classifier"])
@@ -321,10 +321,10 @@ def test_stopped_work_goes_on(
     real, asked = embedded._embed, []
 
     def embed(*arguments: object) -> object:
-        asked.append(list(arguments[2]))  # type: ignore[call-overload]
+        asked.append(list(arguments[2]))
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)
 
     monkeypatch.setattr(embedded, "_embed", embed)
     command = ["data", "select", str(people), "--aligned", "--per-person", "2", *model]

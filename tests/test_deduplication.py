@@ -173,11 +173,11 @@ def test_thresholds_come_first(dedup: FaceDeduplication, folder: Path) -> None:
     with pytest.raises(SettingError, match=r"threshold: 1\.5"):
         dedup.find_duplicates(folder, 1.5)
     with pytest.raises(SettingError, match="faces: 'both'"):
-        dedup.find_duplicates(folder, 0.5, faces="both")  # type: ignore[arg-type]
+        dedup.find_duplicates(folder, 0.5, faces="both")
     with pytest.raises(
         SettingError, match=r"keep: 'worst' is not one of 'best', 'largest', 'oldest', 'newest'"
     ):
-        dedup.remove_duplicates(folder, "worst")  # type: ignore[arg-type]
+        dedup.remove_duplicates(folder, "worst")
 
 
 # ---------------------------------------------------------------- removal
@@ -255,7 +255,7 @@ def test_keep_must_choose_from_the_group(found_here: Duplicates) -> None:
     ):
         plan_removal(found_here, lambda group: "/etc/passwd")
     with pytest.raises(SettingError, match="keep: chose 'None'"):
-        plan_removal(found_here, lambda group: None)  # type: ignore[arg-type,return-value]
+        plan_removal(found_here, lambda group: None)
 
 
 def test_what_changes_meanwhile_is_left_out(found_here: Duplicates, folder: Path) -> None:

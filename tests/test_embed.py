@@ -51,7 +51,7 @@ def crops() -> Tensor:
 
 
 def with_config(checkpoint: Checkpoint, **changes: object) -> Checkpoint:
-    return Checkpoint(checkpoint.model, replace(checkpoint.config, **changes))  # type: ignore[arg-type]
+    return Checkpoint(checkpoint.model, replace(checkpoint.config, **changes))
 
 
 @torch.no_grad()
@@ -148,9 +148,9 @@ def test_threads_share_an_embedder(checkpoint: Checkpoint, crops: Tensor) -> Non
 
 
 def test_the_checkpoints_own_model_stays_as_it_was(checkpoint: Checkpoint, crops: Tensor) -> None:
-    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}  # type: ignore[union-attr]
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     Embedder(checkpoint, device="cpu").embed(crops)
-    after = checkpoint.model.state_dict()  # type: ignore[union-attr]
+    after = checkpoint.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
@@ -306,9 +306,9 @@ def test_every_kind_of_layer_has_a_place_in_bf16(name: str, crops: Tensor) -> No
 
 def test_stems_and_heads_stay_in_fp32() -> None:
     model = facekit.embed._reduce_precision(fold_batch_norms(build("convrec")), torch.bfloat16)
-    assert model.backbone.conv1.weight.dtype == torch.float32  # type: ignore[union-attr]
-    assert model.backbone.layer2.get_submodule("0.conv2").weight.dtype == torch.bfloat16  # type: ignore[union-attr, operator]
-    assert model.fc.weight.dtype == model.bn_in.weight.dtype == torch.float32  # type: ignore[union-attr]
+    assert model.backbone.conv1.weight.dtype == torch.float32
+    assert model.backbone.layer2.get_submodule("0.conv2").weight.dtype == torch.bfloat16
+    assert model.fc.weight.dtype == model.bn_in.weight.dtype == torch.float32
 
 
 @pytest.mark.gpu

@@ -189,9 +189,9 @@ def test_bad_arguments_are_heard_of_at_once(
     encoder: FaceEncoder, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingError, match="faces: 'biggest'"):
-        encoder.stream([], faces="biggest")  # type: ignore[arg-type]
+        encoder.stream([], faces="biggest")
     with pytest.raises(SettingError, match="images: pictures or a folder expected; got int"):
-        encoder.stream(3)  # type: ignore[arg-type]
+        encoder.stream(3)
     with pytest.raises(ImageError, match="holds no pictures"):
         encoder.stream(tmp_path)
     loaded = load_checkpoint(tiny_checkpoint)
@@ -200,7 +200,7 @@ def test_bad_arguments_are_heard_of_at_once(
         with pytest.raises(SettingError, match=r"min_face is .*: give a number, at least 12 pixels"):
             FaceEncoder(loaded, device="cpu", min_face=value).stream([])
     with pytest.raises(SettingError, match="max_pixels is 'a'"):
-        FaceEncoder(loaded, device="cpu", max_pixels="a")  # type: ignore[arg-type]
+        FaceEncoder(loaded, device="cpu", max_pixels="a")
 
 
 def test_a_name_that_is_too_long_or_empty_is_a_result(encoder: FaceEncoder) -> None:

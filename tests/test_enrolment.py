@@ -24,7 +24,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def listed(people: object) -> list[tuple[str, str]]:
-    return [item.sample.key for item in list_enrolments(people)]  # type: ignore[arg-type]
+    return [item.sample.key for item in list_enrolments(people)]
 
 
 def test_a_folder_of_people_and_loose_pictures(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize("person", [7, None, "", b"Ann"])
 def test_names_are_text(person: object) -> None:
     with pytest.raises(SettingError, match=rf"people: {re.escape(repr(person))} is no name"):
-        list_enrolments({"Ann": "a.jpg", person: "b.jpg"})  # type: ignore[dict-item]
+        list_enrolments({"Ann": "a.jpg", person: "b.jpg"})
 
 
 def test_pictures_in_memory_are_told_apart_by_their_content() -> None:
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_looked_at_stops_nothing(
 
 def test_what_is_none_of_these(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="people: a folder, CSV or mapping expected; got int"):
-        list_enrolments(3)  # type: ignore[arg-type]
+        list_enrolments(3)
     with pytest.raises(ImageError, match="no such folder"):
         list_enrolments(tmp_path / "none.csv")
     with pytest.raises(ImageError, match="holds no pictures"):

@@ -70,8 +70,8 @@ def test_what_is_given_and_taken_is_not_shared(gallery: Gallery) -> None:
 
 
 def test_embeddings_of_any_floating_kind(gallery: Gallery) -> None:
-    gallery.add("Dan", torch.from_numpy(unit(2, seed=6)))  # type: ignore[arg-type]
-    gallery.add("Eve", unit(1, seed=7).astype(np.float16))  # type: ignore[arg-type]
+    gallery.add("Dan", torch.from_numpy(unit(2, seed=6)))
+    gallery.add("Eve", unit(1, seed=7).astype(np.float16))
     assert gallery.vectors.dtype == np.float32
     assert gallery.search(unit(1, seed=7)[0])[0].person == "Eve"
 
@@ -153,7 +153,7 @@ def test_a_source_may_be_a_path(gallery: Gallery, tmp_path: Path) -> None:
     gallery.save(tmp_path / "a.gallery")
     assert Gallery.load(tmp_path / "a.gallery").samples[-1].source == str(tmp_path / "dan.jpg")
     with pytest.raises(SettingError, match="source: None"):
-        gallery.add("Dan", unit(1), source=None)  # type: ignore[arg-type]
+        gallery.add("Dan", unit(1), source=None)
 
 
 # ---------------------------------------------------------------- search
@@ -171,7 +171,7 @@ def test_a_threshold_is_a_number(gallery: Gallery, wrong: Any) -> None:
         with pytest.raises(SettingError, match=r"threshold: .* is not a similarity"):
             ask(unit(1)[0], threshold=wrong)
     with pytest.raises(SettingError, match="threshold: None is not a similarity"):
-        gallery.identify(unit(1)[0], None)  # type: ignore[arg-type]
+        gallery.identify(unit(1)[0], None)
 
 
 @pytest.mark.parametrize("wrong", [None, "probe", [[1.0], [1.0, 2.0]], 3])
@@ -184,7 +184,7 @@ def test_what_is_no_probe(gallery: Gallery, wrong: Any) -> None:
 def test_tensors_of_training_are_probes(gallery: Gallery) -> None:
     probe = torch.from_numpy(unit(4)[2])
     for tensor in (probe.clone().requires_grad_(), probe.bfloat16(), probe.half()):
-        assert gallery.search(tensor)[0].person == "Bob"  # type: ignore[arg-type]
+        assert gallery.search(tensor)[0].person == "Bob"
 
 
 def test_search(gallery: Gallery) -> None:

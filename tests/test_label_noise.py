@@ -283,5 +283,5 @@ def test_two_and_three_losses() -> None:
 )
 def test_what_is_no_list_of_losses(losses: object, problem: str) -> None:
     with pytest.raises(SettingError, match=problem) as caught:
-        clean_probability(losses)  # type: ignore[arg-type]
+        clean_probability(losses)
     assert "\n" not in str(caught.value)

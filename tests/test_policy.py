@@ -54,4 +54,4 @@ def test_one_of_the_faces_or_none(values: list[tuple[float, ...]], policy: Any) 
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(SettingError, match="faces: 'biggest' is not one of 'all', 'largest'"):
-        select_faces(FACES, "biggest", (100, 100))  # type: ignore[arg-type]
+        select_faces(FACES, "biggest", (100, 100))

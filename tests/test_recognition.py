@@ -170,7 +170,7 @@ def test_many_faces_in_a_picture(fr: FaceRecognition, crowd: Path) -> None:
     assert best @ faces[0].embedding > 0.999
     for policy in ("error", "all"):
         with pytest.raises(MultipleFacesError, match="16 faces") as caught:
-            fr.extract_embedding(crowd, faces=policy)  # type: ignore[arg-type]
+            fr.extract_embedding(crowd, faces=policy)
         assert caught.value.path == str(crowd)
 
 
@@ -205,7 +205,7 @@ def test_errors_pass_through(fr: FaceRecognition, ann: Path, checkpoint: Path, t
     with pytest.raises(ImageError):
         fr.extract_embedding(np.full((200, 200, 3), np.nan))
     with pytest.raises(SettingError, match="faces"):
-        fr.extract_embedding(ann, faces="biggest")  # type: ignore[arg-type]
+        fr.extract_embedding(ann, faces="biggest")
     with pytest.raises(SettingError, match="precision"):
         FaceRecognition(checkpoint, "cpu", precision="fp8")
     with pytest.raises(CheckpointError):
@@ -294,7 +294,7 @@ def test_queries_may_be_embeddings(fr: FaceRecognition, gallery: Gallery, bob: P
 def test_queries_may_be_tensors_of_training(fr: FaceRecognition, gallery: Gallery, bob: Path) -> None:
     embedding = torch.from_numpy(fr.extract_embedding(bob))
     for query in (embedding.clone().requires_grad_(), embedding.bfloat16()):
-        assert fr.search_in_gallery(query, gallery)[0].person == "P005"  # type: ignore[arg-type]
+        assert fr.search_in_gallery(query, gallery)[0].person == "P005"
 
 
 def test_open_set(fr: FaceRecognition, gallery: Gallery, bob: Path, pictures: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_place_that_cannot_be_written_is_heard_of_before_the_work(
         with pytest.raises((GalleryError, SettingError), match=r"folder|cannot be read|no file"):
             fr.build_gallery(album, update=place)
     with pytest.raises(SettingError, match="update: 7 is no file"):
-        fr.build_gallery(album, update=7)  # type: ignore[arg-type]
+        fr.build_gallery(album, update=7)
     assert embedded == []
 
 
@@ -546,7 +546,7 @@ def test_strangers_are_refused(
     with pytest.raises(SettingError, match="a gallery of photographs; build another one"):
         fr.build_gallery(album, update=gallery, aligned=True)
     with pytest.raises(SettingError, match="gallery: got str; pass what build_gallery"):
-        fr.search_in_gallery(ann, str(file))  # type: ignore[arg-type]
+        fr.search_in_gallery(ann, str(file))
 
 
 def test_aligned_crops_search_a_gallery_of_photographs(

@@ -40,9 +40,9 @@ def checkpoint(folder: Path, architecture: str, **sizes: Any) -> Path:
     for norm in (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)):
         nn.init.uniform_(norm.weight, 0.2, 0.8)
         nn.init.normal_(norm.bias, std=0.1)
-        nn.init.normal_(norm.running_mean, std=0.1)  # type: ignore[arg-type]
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-        norm.num_batches_tracked.fill_(7)  # type: ignore[union-attr, operator]
+        nn.init.normal_(norm.running_mean, std=0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        norm.num_batches_tracked.fill_(7)
     dim = int(model.eval()(torch.zeros(1, 3, 64, 64)).shape[1])
     save_checkpoint(folder, model, replace(CONFIG, architecture=architecture, embedding_dim=dim, sizes=sizes))
     return folder
@@ -70,7 +70,7 @@ def our_map(source: Path, pixels: Tensor) -> Tensor:
     pixels = pixels.flip(1) if loaded.config.color == "bgr" else pixels
     assert isinstance(loaded.model, nn.Module)
     with torch.no_grad():
-        found: Tensor = loaded.model.feature_map((255 * pixels - mean) / std)  # type: ignore[operator]
+        found: Tensor = loaded.model.feature_map((255 * pixels - mean) / std)
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -224,8 +224,8 @@ def _checked_fields(parsed: Any) -> dict[str, Any]:
     return values
 
 
-def _check_names(kind: Callable[..., Any], values: Mapping[str, Any], prefix: str) -> None:
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+def _check_names(kind: type[ModelConfig] | type[Calibration], values: Mapping[str, Any], prefix: str) -> None:
+    fields = dataclasses.fields(kind)
     known = {item.name for item in fields}
     required = {
         item.name

@@ -164,8 +164,7 @@ class _Pretraining:
         self.objective = objective(start.dim)
         self._export_head = export_head
         modules = nn.ModuleDict({"backbone": self.backbone, **self.objective.modules})
-        if processes.world() > 1 and self.device.type == "cuda":  # gloo has none
-            modules = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]
+        modules = processes.synchronized(modules, self.device)
         self.modules = modules.to(memory_format=torch.channels_last)
         self.watch = Watch(self._features, self.heldout, self.crops, run)
 

@@ -13,13 +13,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from facekit.embed import resolve_device
 from facekit.errors import TrainingError
 
-__all__ = ["average", "barrier", "beside", "gathered", "highest", "joined", "rank", "same", "total", "world"]
+__all__ = [
+    "average",
+    "barrier",
+    "beside",
+    "gathered",
+    "highest",
+    "joined",
+    "rank",
+    "same",
+    "synchronized",
+    "total",
+    "world",
+]
 
 _PATIENCE = timedelta(hours=12)  # while the first one embeds pictures; torchrun ends those left behind
 _LEFT = ("closed by peer", "reset by peer", "remote process exited")  # gloo, either way, and NCCL
@@ -97,6 +109,14 @@ def total(value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def synchronized(modules: nn.ModuleDict, device: torch.device) -> nn.ModuleDict:
+    """The modules, with batch norms over the pictures of all processes; on a CPU each keeps to its own."""
+    if world() == 1 or device.type != "cuda":  # gloo has none
+        return modules
+    converted: nn.ModuleDict = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]  # torch's
+    return converted
 
 
 def average(tensors: Sequence[Tensor]) -> None:

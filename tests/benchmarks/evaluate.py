@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PEOPLE, PICTURES, DIM = 5749, 13_233, 512
 
@@ -52,7 +53,7 @@ def main() -> None:
     print(f"peak: {_memory('VmHWM'):,.0f} MiB; load of the machine: {os.getloadavg()[0]:.1f}")
 
 
-def _popularity(rank):  # type: ignore[no-untyped-def]
+def _popularity(rank: Any) -> Any:
     """A few people have hundreds of pictures, most have few."""
     share = 1 / (rank + 20.0)
     return share / share.sum()

@@ -30,6 +30,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from trainings import numbered, training_rows, write_attributes, write_table
 
@@ -41,6 +42,7 @@ _ARCHIVES = {
     "expressions": "expressions/fer2013_subset.zip",
 }
 Row = Mapping[str, str]
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -164,7 +166,7 @@ def _others(rng: random.Random, count: int, *sets: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _shuffled(rng: random.Random, items: Iterable) -> list:  # type: ignore[type-arg]
+def _shuffled(rng: random.Random, items: Iterable[T]) -> list[T]:
     found = list(items)
     if isinstance(items, (set, frozenset)):
         found.sort()

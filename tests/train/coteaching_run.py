@@ -38,7 +38,7 @@ def found() -> dict[str, Tensor]:
     prior = torch.tensor([0.5, 0.3, 0.2])
     pair = networks(prior)
     step = Coteaching(prior, temperature=0.5, mixup=4.0)
-    step._shares = SimpleNamespace(sample=lambda: torch.tensor(1.0))  # type: ignore[assignment]
+    step._shares = SimpleNamespace(sample=lambda: torch.tensor(1.0))
     own = slice(processes.rank(), None, processes.world())
     for _ in range(2):  # the second step finds a mean prediction
         views = torch.randn(2, PICTURES, 3, SIDE, SIDE, generator=generator)
@@ -48,7 +48,7 @@ def found() -> dict[str, Tensor]:
         metrics = step(pair, *parts, weight=3.0)
     loss = metrics["loss"]
     assert isinstance(loss, Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = [parameter.grad for network in pair for parameter in network.parameters()]
     mean = loss.detach().clone()
     processes.average([*(each for each in gradients if each is not None), mean])

@@ -26,11 +26,11 @@ def build(recipe: str) -> Objective:
     torch.manual_seed(0)
     shared = {"data": DataSettings(data=Path()), "run": RunSettings(out=Path(), batch_size=PICTURES)}
     if recipe == "swav":
-        settings = swav.SwAVSettings(prototypes=6, queue=PICTURES, queue_from=0.0, **shared)  # type: ignore[arg-type]
+        settings = swav.SwAVSettings(prototypes=6, queue=PICTURES, queue_from=0.0, **shared)
         return swav._Clusters(settings, DIM)
     if recipe == "bregman":
-        return bregman._Divergence(bregman.BregmanSettings(subnetworks=5, hidden=8, **shared), DIM)  # type: ignore[arg-type]
-    return simclr._Contrast(simclr.SimCLRSettings(**shared), DIM)  # type: ignore[arg-type]
+        return bregman._Divergence(bregman.BregmanSettings(subnetworks=5, hidden=8, **shared), DIM)
+    return simclr._Contrast(simclr.SimCLRSettings(**shared), DIM)
 
 
 def found(recipe: str) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ def found(recipe: str) -> dict[str, Tensor]:
         metrics = objective(features if recipe == "swav" else features[:2], Step(0, 0.5, 0.0))
     loss = metrics["loss"]
     assert isinstance(loss, Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradient = next(iter(objective.modules.parameters())).grad
     assert gradient is not None
     mean = loss.detach().clone()

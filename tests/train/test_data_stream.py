@@ -122,7 +122,7 @@ def test_worker_processes_give_the_same_and_outlive_an_epoch_that_is_broken_off(
             assert all(torch.equal(a, b) for a, b in zip(expected[at], batch, strict=True))
     assert len(caplog.messages) == 1
     assert "3.png" in caplog.text
-    pids = [worker.pid for worker in stream._batches._iterator._workers]  # type: ignore[union-attr]
+    pids = [worker.pid for worker in stream._batches._iterator._workers]
     os.kill(pids[0], 9)
     with pytest.raises(TrainingError, match="fewer --workers"):
         list(stream.batches(order))
@@ -167,7 +167,7 @@ def test_crops_stay_in_memory_up_to_the_limit(sources: dict[str, Path]) -> None:
 @pytest.mark.parametrize(("name", "value"), [("keep_gb", -1.0), ("workers", -1), ("workers", 100_000)])
 def test_bad_settings_are_named(tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(FacekitError, match=f"{name}={value}"):
-        DataSettings(data=tmp_path, **{name: value})  # type: ignore[arg-type]
+        DataSettings(data=tmp_path, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["x.rec", "x.tar", "x.csv", "x"])
@@ -202,7 +202,7 @@ def test_streamed_run_goes_on_in_the_middle_of_an_epoch(
         seen.append(batch[1].tolist())
         if len(seen) == 7:
             signal.raise_signal(signal.SIGINT)
-        return {"loss": sum(parameter.sum() for parameter in recipe.modules.parameters()) * 0.0}  # type: ignore[dict-item]
+        return {"loss": sum(parameter.sum() for parameter in recipe.modules.parameters()) * 0.0}
 
     object.__setattr__(recipe, "step", step)
     object.__setattr__(recipe, "export", lambda folder, scores: None)

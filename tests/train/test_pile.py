@@ -142,7 +142,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(
             raise KeyboardInterrupt
         return embed(teacher, crops)
 
-    teacher.embed = stopped  # type: ignore[method-assign]
+    teacher.embed = stopped
     with pytest.raises(KeyboardInterrupt):
         _listed(teacher, pile, labelled, tmp_path / "run")
     files = sorted((tmp_path / "run" / "embedded" / "pile").iterdir())

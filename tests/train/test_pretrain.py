@@ -462,7 +462,7 @@ def test_clusters_are_the_same_under_autocast() -> None:
     for lower in (False, True):
         torch.manual_seed(0)
         shared = {"data": DataSettings(data=Path()), "run": RunSettings(out=Path(), batch_size=16)}
-        clusters = swav._Clusters(swav.SwAVSettings(prototypes=8, **shared), 16)  # type: ignore[arg-type]
+        clusters = swav._Clusters(swav.SwAVSettings(prototypes=8, **shared), 16)
         views = [F.normalize(torch.randn(16, 128)) for _ in range(2)]
         with torch.autocast("cpu", torch.bfloat16, enabled=lower):
             assigned.append(torch.cat(clusters._assign(views, Step(0, 0.5, 0.0))))

@@ -45,7 +45,7 @@ def _started(world: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
 
 def _run(world: int, out: Path, **how: float) -> list[int]:
     """Their exit codes."""
-    return [_ended(process)[0] for process in _start(world, out, **how)]  # type: ignore[arg-type]
+    return [_ended(process)[0] for process in _start(world, out, **how)]
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:

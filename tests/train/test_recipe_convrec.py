@@ -66,7 +66,7 @@ def _settings(people: Path, out: Path, *, epochs: int = 3, **more: object) -> Co
         run=RunSettings(out=out, epochs=epochs, batch_size=9, device="cpu", precision="fp32"),
         optim=OptimSettings(lr=5e-3),
         architecture="faceresnet",
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -110,7 +110,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
         calls += 1
         if calls == 9:  # in the middle of the second epoch
             signal.raise_signal(signal.SIGINT)
-        return step(batch, at)  # type: ignore[arg-type]
+        return step(batch, at)
 
     object.__setattr__(recipe, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -258,7 +258,7 @@ def test_what_comes_trained_is_frozen_in_the_first_phase_and_learns_slower_after
         recipe.modules.train()
         recipe.modules.zero_grad()
         loss = recipe.step(batch, Step(0, progress, 0.0))["loss"]
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         assert all((parameter.grad is None) == frozen for parameter in backbone.parameters())
         assert recipe.modules["head"].weight.grad is not None
         same = [torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items()]
@@ -291,9 +291,9 @@ def test_the_first_loss_is_the_one_that_was_foretold(people: Path, tmp_path: Pat
     for schedule, scale in (("progressive", 64.0), ("constant", 10.0)):
         how = {"margin_schedule": schedule, "scale": scale}
         recipe = build_recipe(_settings(people, tmp_path, **how))
-        told = float(re.search(r"expected first margin loss: ([\d.]+)", " ".join(recipe.notes))[1])  # type: ignore[index]
+        told = float(re.search(r"expected first margin loss: ([\d.]+)", " ".join(recipe.notes))[1])
         losses = [
-            float(recipe.step(batch, Step(0, 0.0, 0.0))["margin_loss"].detach())  # type: ignore[union-attr]
+            float(recipe.step(batch, Step(0, 0.0, 0.0))["margin_loss"].detach())
             for epoch in range(4)
             for batch in recipe.batches(epoch, 0)
         ]

@@ -99,7 +99,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "checkpoint"
     settings = _settings(data, folder.parent)
     with pytest.MonkeyPatch.context() as patch:
-        small_networks.__wrapped__(patch)  # type: ignore[attr-defined]
+        small_networks.__wrapped__(patch)
         convrec.build_recipe(selftrain._supervised(settings, 54)).export(folder, Scores({}))
     return folder
 
@@ -200,7 +200,7 @@ def test_each_head_sees_its_own_part(data: Path, tmp_path: Path, untrained: Path
     recipe = build_recipe(_settings(data, tmp_path, teacher=str(untrained), times=2, alpha=0.5))
     seen: dict[str, Any] = {}
     for name in ("head", "pseudo"):
-        recipe.modules[name].register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))  # type: ignore[misc]
+        recipe.modules[name].register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
     recipe.modules["backbone"].register_forward_hook(lambda _, x, y: seen.update(made=y))
     pictures, labels = next(recipe.batches(0, 0))
     metrics = recipe.step((pictures, labels), Step(0, 0.5, 0.0))

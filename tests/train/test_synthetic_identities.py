@@ -128,7 +128,7 @@ def pretrain(method: str, data: Path, run: RunSettings) -> tuple[Mapping[str, fl
 def last_epoch(out: Path) -> dict[str, float]:
     """Means over the last epoch, and what was measured at its end."""
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [event for event in events if event["event"] == "epoch"][-1]  # type: ignore[no-any-return]
+    return [event for event in events if event["event"] == "epoch"][-1]
 
 
 def auc_of_pixels(data: Path) -> float:

@@ -51,7 +51,7 @@ def test_embeddings_are_made_once_and_belong_to_their_pictures(
     pictures, _, rows = next(crops.batches([torch.arange(len(crops))]))
     both = teacher.embed(pictures) + teacher.embed(pictures.flip(3))
     torch.testing.assert_close(targets[rows], both / both.norm(dim=1, keepdim=True), atol=1e-5, rtol=0)
-    teacher.embed = None  # type: ignore[assignment, method-assign]
+    teacher.embed = None
     again = embeddings_of_pictures(teacher, crops, tmp_path / "run" / "teacher.safetensors")
     assert torch.equal(again, targets)
 
@@ -71,7 +71,7 @@ def _write(people: Path, file: Path, **changes: object) -> dict[str, np.ndarray]
     vectors = np.random.default_rng(1).normal(size=(len(names), _DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = {"embeddings": vectors, "pictures": np.array(names), **changes}
-    np.savez(file, **table)  # type: ignore[arg-type]
+    np.savez(file, **table)
     return dict(zip(names[1:], vectors[1:], strict=True)) | {names[0]: vectors[:2].mean(0)}
 
 
@@ -83,7 +83,7 @@ def test_embeddings_of_a_file_find_their_pictures(people: Path, tmp_path: Path, 
         Stream(listing, 112, workers=0) if streamed else load_crops(listing, progress=False)
     )
     targets = stored_embeddings(str(tmp_path / "x.npz"), listing, crops, _DIM)
-    read = range(len(listing)) if streamed else crops.rows.tolist()  # type: ignore[union-attr]
+    read = range(len(listing)) if streamed else crops.rows.tolist()
     for target, row in zip(targets, read, strict=True):
         wanted = torch.from_numpy(expected[str(listing.source.read(int(listing.rows[row])))])
         torch.testing.assert_close(target, wanted / wanted.norm(), atol=1e-6, rtol=0)

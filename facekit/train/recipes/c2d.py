@@ -157,8 +157,7 @@ class _Training:
         self.networks = [Classifier(start.model, self._head(start.dim), prior) for start in starts]
         self.division = Division(len(self.crops))
         modules = nn.ModuleDict(dict(zip(("first", "second"), self.networks, strict=False)))
-        if processes.world() > 1 and self.device.type == "cuda":  # gloo has none
-            modules = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]
+        modules = processes.synchronized(modules, self.device)
         modules["division"] = self.division
         self.modules = modules.to(memory_format=torch.channels_last)
         self._mean = torch.tensor(self.start.mean, device=self.device).view(1, 3, 1, 1)

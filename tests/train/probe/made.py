@@ -44,7 +44,7 @@ def write_set(folder: Path, counts: dict[str, int], draw: object = stripes) -> P
             place = folder / split / name
             place.mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(draw(label, generator)).save(place / f"{number}.png")  # type: ignore[operator]
+                Image.fromarray(draw(label, generator)).save(place / f"{number}.png")
     return folder
 
 

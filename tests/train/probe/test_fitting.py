@@ -235,7 +235,7 @@ def test_all_layers_learn_what_a_frozen_network_does_not_see(tmp_path: Path) -> 
     examples = made.classes(tmp_path / "set", (40, 20, 40))
     source = made.tiny_checkpoint(tmp_path / "net", blind=0.97)
     backbone = open_backbone(str(source), size=None, seed=0, device=made.CPU)
-    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}  # type: ignore[union-attr]
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
     rows, wanted = examples.rows(TRAIN), examples.rows(TEST)
     task = task_of(examples, rows)
     views = replace(FineTuneSettings().views, jitter=0.0)
@@ -249,7 +249,7 @@ def test_all_layers_learn_what_a_frozen_network_does_not_see(tmp_path: Path) -> 
     assert accuracy(tuned.outputs(wanted)) > max(0.9, accuracy(frozen.outputs(wanted)) + 0.1)
     assert [look.at for look in tuned.looks] == [20, 40, 60, 80]
     assert tuned.best.score == max(look.score for look in tuned.looks)
-    after = backbone.network.state_dict()  # type: ignore[union-attr]
+    after = backbone.network.state_dict()
     assert all(value.equal(after[name]) for name, value in before.items())
 
 
@@ -288,10 +288,10 @@ def test_points_move_with_the_mirrored_picture(
     seen: list[tuple[Tensor, Tensor]] = []
     settings: list[ViewSettings] = []
 
-    class Watching(type(task_of(examples, rows))):  # type: ignore[misc]
+    class Watching(type(task_of(examples, rows))):
         def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
             seen.append((shown[-1], targets))
-            return super().loss(outputs, targets)  # type: ignore[no-any-return]
+            return super().loss(outputs, targets)
 
     shown: list[Tensor] = []
     draw = finetuning.random_views
@@ -338,7 +338,7 @@ def test_settings_that_nothing_could_be_learnt_by() -> None:
         {"weight_decay": -1.0},
     ):
         with pytest.raises(SettingError, match=f"{next(iter(bad))}="):
-            FineTuneSettings(**bad)  # type: ignore[arg-type]
+            FineTuneSettings(**bad)
     for bad in ({"decays": ()}, {"decays": (-1.0,)}, {"head_steps": 0}, {"head_lr": math.nan}):
         with pytest.raises(SettingError, match=f"{next(iter(bad))}="):
-            LinearSettings(**bad)  # type: ignore[arg-type]
+            LinearSettings(**bad)

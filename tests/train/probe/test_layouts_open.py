@@ -27,7 +27,7 @@ def test_bad_names_say_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"layout is 'celebB': choose of auto, celeba, "):
         open_examples(tmp_path, layout="celebB")
     with pytest.raises(SettingError, match=r"task is 'gaze': choose of identities, "):
-        open_examples(tmp_path, task="gaze")  # type: ignore[arg-type]
+        open_examples(tmp_path, task="gaze")
     with pytest.raises(TrainingError, match="no such file or folder"):
         open_examples(tmp_path / "missing")
 

@@ -80,7 +80,7 @@ def features(vectors: Tensor, examples: Examples, source: str = "made") -> Featu
 
 def examples(task: str, targets: Tensor, names: tuple[str, ...]) -> Examples:
     split = torch.where(torch.arange(len(targets)) % 3 == 2, TEST, TRAIN).to(torch.uint8)
-    return Examples("made", task, names, [Picture(Path("none"))] * len(targets), targets, split)  # type: ignore[arg-type]
+    return Examples("made", task, names, [Picture(Path("none"))] * len(targets), targets, split)
 
 
 def test_what_each_task_gets() -> None:

@@ -205,7 +205,7 @@ def job(task: str, source: str, settings: Any) -> Job:
     backbone = open_backbone(source, size=32, seed=0, device=made.CPU)
     targets = torch.rand(6, 5, 2) if task == "landmarks" else torch.rand(6, 2)
     split = torch.tensor([0, 0, 0, 1, 2, 2], dtype=torch.uint8)
-    examples = Examples("made", task, ("a", "b"), [Picture(Path("none"))] * 6, targets, split)  # type: ignore[arg-type]
+    examples = Examples("made", task, ("a", "b"), [Picture(Path("none"))] * 6, targets, split)
     rows = examples.rows(0)
     return Job(Trial("net", backbone, examples), task_of(examples, rows), Labels(), rows, settings, 0)
 

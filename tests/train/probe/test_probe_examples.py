@@ -43,7 +43,7 @@ def test_beyond_the_edge_it_is_black(tmp_path: Path) -> None:
 def test_a_box_that_shows_nothing_or_far_more_is_refused(tmp_path: Path, box: tuple[float, ...]) -> None:
     path = write_picture(tmp_path / "a.png", (10, 10))
     with pytest.raises(ImageError, match=r"a\.png: the box .* is outside its 10 x 10 pixels"):
-        decode(_examples(Picture(path, box)), torch.tensor([0]), 20)  # type: ignore[arg-type]
+        decode(_examples(Picture(path, box)), torch.tensor([0]), 20)
 
 
 def test_a_picture_may_say_itself_how_it_is_read(tmp_path: Path) -> None:

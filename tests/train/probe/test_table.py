@@ -132,7 +132,7 @@ def test_a_file_by_hand(tmp_path: Path) -> None:
         json.dumps({**GOOD, "scores": {"other": 1}}),
         json.dumps({**GOOD, "metrics": ["accuracy"]}),
         json.dumps({**GOOD, "metrics": [{"name": "accuracy"}]}),
-        json.dumps({**GOOD, "metrics": [{**GOOD["metrics"][0], "percent": 1}]}),  # type: ignore[index]
+        json.dumps({**GOOD, "metrics": [{**GOOD["metrics"][0], "percent": 1}]}),
     ],
     ids=range(18),
 )
