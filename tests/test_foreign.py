@@ -171,9 +171,13 @@ def test_vcl_keeps_the_backbone_and_drops_the_head(tmp_path: Path) -> None:
 
 
 def test_vcl_on_vgg_gives_its_real_width() -> None:
-    state = weights("vgg11_bn", "state_dict.backbone.") | {
-        "state_dict.projection_head.fc_mu.bias": torch.zeros(128)
+    with torch.device("meta"):
+        shapes = build("vgg11_bn").state_dict()
+    state = {  # of half a gigabyte
+        f"state_dict.backbone.{name}": torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        for name, tensor in shapes.items()
     }
+    state["state_dict.projection_head.fc_mu.bias"] = torch.zeros(128)
     assert adapt(state, path="x").config.embedding_dim == 4096
 
 

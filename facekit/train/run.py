@@ -11,10 +11,8 @@ from typing import Protocol, TypeVar
 from facekit.errors import TrainingError
 from facekit.train import processes
 from facekit.train.config import OptimSettings, RunSettings
-from facekit.train.loop import fit
 from facekit.train.recipe import Recipe
 from facekit.train.settings import changes, to_json
-from facekit.train.state import claimed, saved_step
 from facekit.wholefile import replacing
 
 __all__ = ["CONFIG", "train", "train_once"]
@@ -46,6 +44,9 @@ def train(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) 
     Returns:
         The folder of the finished checkpoint.
     """
+    from facekit.train.loop import fit  # here: torch's checkpoints take seconds to import
+    from facekit.train.state import claimed, saved_step
+
     out, first = settings.run.out, processes.rank() == 0
     place: AbstractContextManager[None] = claimed(out) if first else nullcontext()
     with place:
@@ -65,6 +66,8 @@ def train_once(name: str, settings: _Settings, build: Callable[[_Settings], Reci
     Raises:
         TrainingError: it began with other settings, so that nothing could be compared with what it made.
     """
+    from facekit.train.state import saved_step
+
     out = settings.run.out
     checkpoint, kept = out / "checkpoint", out / CONFIG
     changed = changes(kept, to_json(name, settings)) if kept.is_file() else []

@@ -1,12 +1,11 @@
-"""One of several processes that ask two networks the same of their parts: ``coteaching_run.py FOLDER``.
+"""One of several processes that ask two networks the same of their parts.
 
-Without mixing, of which each process has its own. Writes the loss and the gradients into FOLDER, and what is
-said of pictures that the processes look at together.
+Without mixing, of which each process has its own. Writes the loss and the gradients into the folder, and
+what is said of pictures that the processes look at together.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,8 +69,3 @@ def main(folder: Path) -> None:
         of_all = found()
         if processes.rank() == 0:
             torch.save(of_all, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))

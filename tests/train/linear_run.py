@@ -1,8 +1,8 @@
-"""A small whole run, one of the processes that ``torchrun`` would start: ``linear_run.py FOLDER STOP PACE``.
+"""A small whole run, one of the processes that ``torchrun`` would start.
 
 A linear embedder and a margin head learn made-up people; no batch norm, no dropout, so that the number of
-processes changes nothing but the order of sums. Stops after STOP steps, as at the end of a cluster's slot, if
-that is above 0; takes PACE seconds for a step and saves after each, if that is above 0.
+processes changes nothing but the order of sums. Stops after ``stop`` steps, as at the end of a cluster's
+slot, if that is above 0; takes ``pace`` seconds for a step and saves after each, if that is above 0.
 """
 
 from __future__ import annotations
@@ -73,10 +73,8 @@ def run(out: Path, save_minutes: float = 5.0) -> RunSettings:
     )
 
 
-if __name__ == "__main__":
-    stop, pace = int(sys.argv[2]), float(sys.argv[3])
-    settings = run(Path(sys.argv[1]), save_minutes=1e-6 if pace else 5.0)
-    torch.set_num_threads(1)
+def main(out: Path, stop: int = 0, pace: float = 0.0) -> None:
+    settings = run(out, save_minutes=1e-6 if pace else 5.0)
     only_learn()
     with processes.joined("cpu"):
         try:

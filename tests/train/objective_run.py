@@ -1,12 +1,11 @@
-"""One of several processes that ask the same of their parts of a batch: ``objective_run.py FOLDER``.
+"""One of several processes that ask the same of their parts of a batch.
 
 Batch norms have seen what they will see, so that every picture counts by itself. Writes the loss and the
-gradient of a weight of the head into FOLDER, for each recipe.
+gradient of a weight of the head into the folder, for each recipe.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -57,7 +56,3 @@ def main(folder: Path) -> None:
         all_found = {recipe: found(recipe) for recipe in RECIPES}
         if processes.rank() == 0:
             torch.save(all_found, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

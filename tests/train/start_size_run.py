@@ -1,12 +1,11 @@
-"""One of several processes of a run that begins with smaller views: ``start_size_run.py PICTURES FOLDER``.
+"""One of several processes of a run that begins with smaller views.
 
-Writes the sizes that its network was shown in FOLDER/sizes-RANK.json.
+Writes the sizes that its network was shown in sizes-RANK.json.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -61,7 +60,3 @@ def main(pictures: Path, folder: Path) -> None:
         seen = watched(recipe)
         fit(recipe, run, settings.optim)
         (folder / f"sizes-{processes.rank()}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import coteaching_run
 import pytest
 import torch
 import torch.nn.functional as F
+from side_by_side import exit_codes
 from torch import Tensor, nn
 
 from facekit.train.coteaching import Classifier, Coteaching, learn_all
 from facekit.train.heads import CosineClasses, LinearClasses
 
-_SCRIPT = Path(__file__).with_name("coteaching_run.py")
 _N, _CLASSES, _SIDE = 6, 4, 4
 _PRIOR = torch.tensor([0.4, 0.3, 0.2, 0.1])
 
@@ -197,18 +193,7 @@ def test_the_warm_up_is_cross_entropy_of_a_view_each() -> None:
 
 
 def test_two_processes_ask_what_one_asks(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(tmp_path)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert exit_codes(2, coteaching_run.main, tmp_path) == [0, 0]
     of_two, of_one = torch.load(tmp_path / "found.pt", weights_only=True), coteaching_run.found()
     for name, wanted in of_one.items():
         torch.testing.assert_close(of_two[name], wanted, rtol=1e-4, atol=1e-6, msg=name)

@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from side_by_side import START
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
 from facekit.errors import SettingError, TrainingError
 from facekit.train.heads import MarginHead
@@ -92,7 +94,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == 1:
         work(0, 1, str(folder))  # this one: to start another takes seconds
     else:
-        torch.multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+        start_processes(work, (request.param, str(folder)), nprocs=request.param, start_method=START)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from side_by_side import START
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
 from facekit.train import processes
 from facekit.train.losses import (
@@ -287,7 +289,7 @@ def work(rank: int, world: int, folder: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = Path(tmp_path_factory.mktemp("processes"))
-    torch.multiprocessing.spawn(work, (2, str(folder)), nprocs=2)
+    start_processes(work, (2, str(folder)), nprocs=2, start_method=START)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

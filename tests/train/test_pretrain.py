@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from side_by_side import exit_codes
 
 import facekit.models
 from facekit import FaceRecognition
@@ -38,7 +35,6 @@ from facekit.train.recipes import bregman, simclr, swav, vcl
 from facekit.train.settings import from_json, portable
 from facekit.train.views import ViewSettings
 
-_SCRIPT = Path(__file__).with_name("objective_run.py")
 _PICTURES = 40
 
 
@@ -309,18 +305,7 @@ def test_bad_settings_say_what_to_give(
 
 
 def test_two_processes_ask_what_one_asks(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(tmp_path)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert exit_codes(2, objective_run.main, tmp_path) == [0, 0]
     of_two = torch.load(tmp_path / "found.pt", weights_only=True)
     for recipe in objective_run.RECIPES:
         of_one = objective_run.found(recipe)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import linear_run
 import pytest
 from PIL import Image
+from side_by_side import environments, exit_codes, started
 
 from facekit.errors import SettingError
 from facekit.train import processes
@@ -20,38 +19,7 @@ from facekit.train.config import OptimSettings
 from facekit.train.loop import fit
 from facekit.train.state import saved_step
 
-_SCRIPT = Path(__file__).with_name("linear_run.py")
 _STEPS = 21
-
-
-def _start(world: int, out: Path, *, stop: int = 0, pace: float = 0.0) -> list[subprocess.Popen[str]]:
-    """The processes of a run."""
-    return _started(world, [str(_SCRIPT), str(out), str(stop), str(pace)])
-
-
-def _started(world: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
-    """Pythons that are started as ``torchrun`` does."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    started = []
-    for rank in range(world):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-        environment = {**os.environ, **{k: str(v) for k, v in where.items()}, "MASTER_ADDR": "localhost"}
-        command = [sys.executable, *arguments]
-        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    return started
-
-
-def _run(world: int, out: Path, **how: float) -> list[int]:
-    """Their exit codes."""
-    return [_ended(process)[0] for process in _start(world, out, **how)]
-
-
-def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code, and what it said."""
-    said = process.communicate(timeout=120)[1]
-    return process.returncode, said
 
 
 def _losses(out: Path) -> dict[int, float]:
@@ -78,12 +46,12 @@ def test_two_save_and_others_go_on(stop: int, then: int, alone: dict[int, float]
 
     The means of the epoch that was interrupted are those of all of its steps.
     """
-    assert _run(2, tmp_path, stop=stop) == [130, 130]
+    assert exit_codes(2, linear_run.main, tmp_path, stop) == [130, 130]
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"{stop:09d}"]
     if then == 1:
         fit(linear_run.build(), linear_run.run(tmp_path), OptimSettings())  # to start another takes seconds
     else:
-        assert _run(then, tmp_path) == [0] * then
+        assert exit_codes(then, linear_run.main, tmp_path) == [0] * then
     assert _losses(tmp_path) == pytest.approx(alone, rel=1e-4)
     assert [path.name for path in (tmp_path / "state").iterdir()] == [f"{_STEPS:09d}"]
 
@@ -91,14 +59,14 @@ def test_two_save_and_others_go_on(stop: int, then: int, alone: dict[int, float]
 def test_a_killed_run_loses_the_steps_since_its_last_save_and_no_more(
     alone: dict[int, float], tmp_path: Path
 ) -> None:
-    (process,) = _start(1, tmp_path, pace=0.05)
+    (process,) = started(1, linear_run.main, tmp_path, 0, 0.05)
     try:
         while (saved_step(tmp_path / "state") or 0) < 9:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"ended with {process.wait(timeout=0.01)} before it was killed")
+            process.join(timeout=0.01)
+            assert process.is_alive(), f"ended with {process.exitcode} before it was killed"
     finally:
         process.kill()
-        process.communicate()
+        process.join()
     kept = saved_step(tmp_path / "state")
     assert kept is not None
     assert kept < _STEPS
@@ -123,8 +91,14 @@ def test_what_one_process_says_is_not_buried_under_the_traces_of_those_that_wait
     (tmp_path / "file").write_bytes(b"")
     flags = f"--data {tmp_path} --out {tmp_path / 'file'} --batch-size 4 --size 16 --device cpu"
     program = ["-m", "facekit.train", "convrec", "--architecture", "faceresnet", *flags.split()]
-    (first, said), (second, echo) = map(_ended, _started(2, program))
-    assert (first, second) == (2, 2)
+    both = [
+        subprocess.Popen(
+            [sys.executable, *program], env={**os.environ, **where}, stderr=subprocess.PIPE, text=True
+        )
+        for where in environments(2)
+    ]
+    said, echo = (process.communicate(timeout=120)[1] for process in both)
+    assert [process.returncode for process in both] == [2, 2]
     assert f"error: {tmp_path / 'file'}: cannot be made" in said
     assert echo.splitlines()[-1] == "error: process 1: another one of the run ended, and says why"
     assert "Traceback" not in said + echo

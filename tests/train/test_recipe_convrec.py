@@ -100,8 +100,8 @@ def test_run_learns_and_opens_for_inference(people: Path, tmp_path: Path) -> Non
 def test_resumed_run_ends_where_an_uninterrupted_one_does(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load_checkpoint(_train(_settings(people, tmp_path / "whole")))
-    settings = _settings(people, tmp_path / "parts")
+    whole = load_checkpoint(_train(_settings(people, tmp_path / "whole", size=56)))
+    settings = _settings(people, tmp_path / "parts", size=56)
     recipe = build_recipe(settings)
     step, calls = recipe.step, 0
 
@@ -121,11 +121,12 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(
 
 
 def test_student_imitates_its_teacher(people: Path, tmp_path: Path) -> None:
-    teacher = str(_train(_settings(people, tmp_path / "teacher", epochs=4)))
+    teacher = tmp_path / "teacher"
+    build_recipe(_settings(people, tmp_path / "run")).export(teacher, Scores({}))
     for view, mixtures in (("same", 0.5), ("picture", 0.0)):
         out = tmp_path / f"{view} {mixtures}"
-        how = {"distill": teacher, "distill_view": view, "mixtures": mixtures, "margin_weight": 0.0}
-        _train(_settings(people, out, epochs=8, **how))
+        how = {"distill": str(teacher), "distill_view": view, "mixtures": mixtures, "margin_weight": 0.0}
+        _train(_settings(people, out, epochs=6, size=56, **how))
         steps = _events(out, "step")
         assert steps[-1]["teacher_loss"] < 0.6 * steps[0]["teacher_loss"], out
 

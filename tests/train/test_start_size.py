@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import start_size_run
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from side_by_side import exit_codes
 from start_size_run import ARCHITECTURES, watched
 
 import facekit.models
@@ -31,7 +29,6 @@ from facekit.train.people import MarginSettings
 from facekit.train.recipe import Recipe, Step
 from facekit.train.recipes import bregman, simclr, swav, vcl
 
-_SCRIPT = Path(__file__).with_name("start_size_run.py")
 _STEPS = 3  # an epoch
 
 
@@ -154,18 +151,7 @@ def test_an_interrupted_run_takes_the_same_path(pictures: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_all_processes_see_the_same_sizes(pictures: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(pictures), str(tmp_path)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert exit_codes(2, start_size_run.main, pictures, tmp_path) == [0, 0]
     first, second = (json.loads((tmp_path / f"sizes-{rank}.json").read_text()) for rank in range(2))
     steps = [side for learnt, side in first if learnt]
     assert steps == [16] * _STEPS + [32] * _STEPS
