@@ -35,7 +35,8 @@ class NetworkSettings:
     """Side in pixels during the first part of the run, if another; 64 has a third of the pixels of 112.
     Further, smaller views shrink alike, to 16 pixels at the least."""
     start_share: float = _SHARE
-    """Share of the run that sees --start-size."""
+    """Share of the run that sees --start-size; half of the cosine's learning rate is left for the rest, where
+    that is less than half of the run."""
     resolution: int = 112
     """Side in pixels of the pictures that views are cut from; others are resized."""
     license: str = "unknown"
@@ -55,8 +56,13 @@ class NetworkSettings:
         """What the architecture's builder takes."""
         return {} if self.stem is None else {"stem": self.stem}
 
+    @property
+    def small_share(self) -> float:
+        """Share of the run that sees smaller pictures."""
+        return 0.0 if self.start_size is None else self.start_share
+
     def side(self, full: int, at: Step) -> int:
         """Side in pixels, at a step, of views that have the side ``full`` at the end of the run."""
-        if self.start_size is None or at.progress >= self.start_share:
+        if self.start_size is None or at.progress >= self.small_share:
             return full
         return max(_SMALLEST, round(full * self.start_size / self.size))

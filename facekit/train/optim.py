@@ -17,16 +17,23 @@ from facekit.train.recipe import Step
 __all__ = ["build_optimizer", "cosine", "decay_groups", "progressive_margin", "rate_factor", "warm_restarts"]
 
 
-def cosine(progress: float, *, warmup: float = 0.0) -> float:
+def cosine(progress: float, *, warmup: float = 0.0, turn: float = 0.0) -> float:
     """Factor of the learning rate: a linear rise over ``warmup``, then half a cosine down to 0.
 
     Args:
         progress: share of all steps already done, in [0, 1].
         warmup: share of the run spent rising.
+        turn: share of the run after which half of the rate is left, where that is later than in the middle
+            of the cosine: so a short last part of another kind still learns.
     """
     if progress < warmup:
         return progress / warmup
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
+    turn = max(turn, (1.0 + warmup) / 2)
+    if progress < turn:
+        done = 0.5 * (progress - warmup) / (turn - warmup)
+    else:
+        done = 1.0 - 0.5 * (1.0 - progress) / (1.0 - turn)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def warm_restarts(epoch: float, *, first: float = 10.0, multiplier: float = 2.0) -> float:
@@ -43,11 +50,17 @@ def warm_restarts(epoch: float, *, first: float = 10.0, multiplier: float = 2.0)
     return 0.5 * (1.0 + math.cos(math.pi * epoch / length))
 
 
-def rate_factor(optim: OptimSettings, at: Step) -> float:
-    """Factor of every learning rate at a step, by the schedule that the settings name."""
+def rate_factor(optim: OptimSettings, at: Step, small_share: float) -> float:
+    """Factor of every learning rate at a step, by the schedule that the settings name.
+
+    Args:
+        optim: says which.
+        at: the step.
+        small_share: share of the run that sees smaller pictures.
+    """
     if optim.schedule == "warm-restarts":
         return warm_restarts(at.epoch)
-    return cosine(at.progress, warmup=optim.warmup)
+    return cosine(at.progress, warmup=optim.warmup, turn=small_share)
 
 
 def progressive_margin(progress: float, *, scale: float = 64.0, margin: float = 0.5) -> tuple[float, float]:

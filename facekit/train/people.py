@@ -72,7 +72,8 @@ class MarginSettings:
     start_size: int | None = None
     """Side in pixels during the first part of the run, if another."""
     start_share: float = _SHARE
-    """Share of the run that sees --start-size."""
+    """Share of the run that sees --start-size; half of the cosine's learning rate is left for the rest, where
+    that is less than half of the run."""
     flip_average: bool = False
     """Let the checkpoint average the embeddings of a face and its mirror: a little more accurate, and the
     network takes twice as long."""
@@ -89,6 +90,11 @@ class MarginSettings:
         for name, size in (("size", self.size), ("start_size", self.start_size)):
             if size is not None and not 16 <= size <= CROP:
                 raise SettingError(f"{name}={size}: give pixels in 16 ... {CROP}")
+
+    @property
+    def small_share(self) -> float:
+        """Share of the run that sees smaller pictures."""
+        return 0.0 if self.start_size is None else self.start_share
 
 
 class PeopleTraining:
@@ -214,8 +220,9 @@ class PeopleTraining:
 
     def _view_size(self, at: Step) -> int:
         settings = self._settings
-        early = settings.start_size is not None and at.progress < settings.start_share
-        return settings.start_size or settings.size if early else settings.size
+        if settings.start_size is None or at.progress >= settings.small_share:
+            return settings.size
+        return settings.start_size
 
     def _config(self, *, input_size: int | None = None, **more: Any) -> ModelConfig:
         return self.start.config(

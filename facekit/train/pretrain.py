@@ -122,7 +122,7 @@ def pretraining(
         groups=training.start.groups(training.modules, settings.optim),
         steps_per_epoch=training.steps_per_epoch,
         batches=training.batches,
-        lr_factor=lambda at: rate_factor(settings.optim, at),
+        lr_factor=lambda at: rate_factor(settings.optim, at, settings.network.small_share),
         step=training.step,
         evaluate=training.evaluate,
         export=training.export,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +19,23 @@ def test_cosine_rises_and_falls() -> None:
     assert cosine(0.1, warmup=0.1) == pytest.approx(1.0)
     assert cosine(0.55, warmup=0.1) == pytest.approx(0.5)
     assert cosine(1.0, warmup=0.1) == pytest.approx(0.0)
+
+
+@given(
+    progress=st.floats(0, 1), warmup=st.floats(0, 0.4), turn=st.floats(0, 0.5), later=st.floats(0.71, 0.99)
+)
+def test_a_turn_changes_the_cosine_only_where_it_is_later_than_its_middle(
+    progress: float, warmup: float, turn: float, later: float
+) -> None:
+    plain = 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    expected = progress / warmup if progress < warmup else plain
+    assert cosine(progress, warmup=warmup, turn=turn) == pytest.approx(expected, abs=1e-12)
+    late = cosine(progress, warmup=warmup, turn=later)
+    assert expected - 1e-12 <= late <= 1
+    assert cosine(later, warmup=warmup, turn=later) == pytest.approx(0.5)
+    assert cosine(1.0, warmup=warmup, turn=later) == pytest.approx(0.0)
+    if progress >= warmup:
+        assert cosine(min(1.0, progress + 0.01), warmup=warmup, turn=later) <= late + 1e-12
 
 
 def test_warm_restarts_are_those_of_torch() -> None:

@@ -79,6 +79,13 @@ def test_views_are_small_until_the_share_and_then_full(pictures: Path, tmp_path:
     assert config.recipe["settings"]["network"]["start_size"] == 16
 
 
+def test_half_of_the_learning_rate_is_left_for_the_full_size(pictures: Path, tmp_path: Path) -> None:
+    small, _ = _simclr(pictures, tmp_path / "run", start_size=16, start_share=0.9)
+    never, _ = _simclr(pictures, tmp_path / "run")
+    found = [[recipe.lr_factor(Step(0, at, 0.0)) for at in (0.9, 1.0)] for recipe in (small, never)]
+    assert found == [pytest.approx([0.5, 0]), pytest.approx([0.025, 0], abs=0.001)]
+
+
 @pytest.mark.parametrize(
     ("build", "kind", "more"),
     [

@@ -79,7 +79,7 @@ def build_recipe(settings: ConvRecSettings) -> Recipe:
         groups=people.groups(training.modules),
         steps_per_epoch=len(people.crops) // settings.run.batch_size,
         batches=training.batches,
-        lr_factor=lambda at: rate_factor(settings.optim, at),
+        lr_factor=lambda at: rate_factor(settings.optim, at, settings.small_share),
         step=training.step,
         evaluate=people.evaluate,
         export=people.export,

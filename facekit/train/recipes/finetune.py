@@ -117,7 +117,7 @@ def build_recipe(settings: FineTuningSettings) -> Recipe:
         groups=training.groups(),
         steps_per_epoch=training.tuning.steps_per_epoch,
         batches=training.batches,
-        lr_factor=lambda at: rate_factor(settings.optim, at),
+        lr_factor=lambda at: rate_factor(settings.optim, at, settings.network.small_share),
         step=training.step,
         evaluate=training.evaluate,
         export=training.export,

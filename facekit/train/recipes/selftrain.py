@@ -132,7 +132,7 @@ def build_recipe(settings: SelfTrainSettings) -> Recipe:
         groups=training.people.groups(training.modules),
         steps_per_epoch=training.steps_per_epoch,
         batches=training.batches,
-        lr_factor=lambda at: rate_factor(settings.optim, at),
+        lr_factor=lambda at: rate_factor(settings.optim, at, settings.small_share),
         step=training.step,
         evaluate=training.people.evaluate,
         export=training.export,
