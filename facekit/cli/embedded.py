@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ from facekit.gallery import ALIGNED
 from facekit.image import ImageSource
 from facekit.policy import FacePolicy
 from facekit.train.sources import Source
-from facekit.train.sources.source import NamedBytes
+from facekit.train.sources.source import NamedBytes, pictures_digest
 from facekit.vectorfile import read_vectors, write_vectors
 
 __all__ = ["EmbeddedRows", "SourcePictures", "embed_rows"]
@@ -138,7 +135,7 @@ def embed_rows(
         for block in made.blocks():
             chosen = rows[block]
             file = folder / f"{len(files):06}.vectors"
-            about = {**origin, "pictures": _digest(source, chosen)}
+            about = {**origin, "pictures": pictures_digest(source, chosen)}
             table = _stored(file, about)
             if table is None:
                 vectors, table = _embed(encoder, source, chosen, faces, aligned, bar)
@@ -169,21 +166,6 @@ def _stored(file: Path, about: dict[str, str]) -> dict[str, Any] | None:
     except GalleryError as error:
         raise SettingError(f"{file}: damaged; delete it, and its pictures are embedded again") from error
     return table if metadata == about else None
-
-
-def _digest(source: Source, rows: Sequence[int]) -> str:
-    """Stands for pictures in their order."""
-    digest = hashlib.sha256(os.fsencode(source.root.resolve()))
-    last: Path | None = None
-    for row in rows:
-        digest.update(b"\0" + source.name(row).encode(errors="surrogateescape"))
-        file = source.file(row)
-        if file != last:  # an archive is looked at once
-            last = file
-            with suppress(OSError):  # of one that is missing, embedding tells
-                about = file.stat()
-                digest.update(b"\0%d %d" % (about.st_size, about.st_mtime_ns))
-    return digest.hexdigest()
 
 
 def _embed(

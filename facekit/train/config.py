@@ -26,11 +26,12 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         raise SettingError(f"{name}={value}: {remedy}")
 
 
-def require_start(size: int | None, share: float, *, usual: float) -> None:
+def require_start(size: int | None, share: float, *, full: int, usual: float) -> None:
     """Refuse a share of the run with smaller pictures that is all of it, or that has no such pictures.
 
     Args:
         size: of the pictures, ``start_size``.
+        full: ``size``, of those of the rest.
         share: ``start_share``.
         usual: what it is if not given.
 
@@ -39,6 +40,8 @@ def require_start(size: int | None, share: float, *, usual: float) -> None:
     """
     remedy = "give a share in [0, 1), since the end of the run is what stays"
     require(0 <= share < 1, "start_share", share, remedy)
+    smaller = "give less than --size, or leave it out"
+    require(size is None or size < full, "start_size", size, smaller)
     if size is None and share != usual:
         raise SettingError(f"start_share={share}: does nothing without --start-size; give it, too")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,10 @@ from facekit.prefetch import map_ahead
 from facekit.train import processes
 from facekit.train.data import decode_crop
 from facekit.train.sources import Source
+from facekit.train.sources.source import pictures_digest
 from facekit.vectorfile import read_vectors, write_vectors
 
-__all__ = ["embed_pictures", "hash_names", "read_embedded"]
+__all__ = ["embed_pictures", "read_embedded"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def embed_pictures(network: Embedder, source: Source, rows: Tensor, folder: Path
         network: who embeds.
         source: where the pictures lie.
         rows: (n,) int64, which of them.
-        folder: of the files, 8,192 pictures each; those that are there are not made again.
+        folder: of the files, 8,192 pictures each; those that are there are not made again, unless files of
+            the pictures have changed.
 
     Returns:
         The files, for :func:`read_embedded` in whichever process needs them.
@@ -61,7 +62,7 @@ def embed_pictures(network: Embedder, source: Source, rows: Tensor, folder: Path
         total=sum(map(len, parts[own])), desc=folder.name, unit=" pictures", disable=processes.rank() > 0
     ) as bar:
         for part, file in zip(parts[own], files[own], strict=True):
-            key = f"{network.config.fingerprint} {hash_names(source, part)}"
+            key = f"{network.config.fingerprint} {pictures_digest(source, part.tolist())}"
             if _key(file) == key:
                 bar.update(len(part))
             else:
@@ -87,14 +88,6 @@ def read_embedded(files: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[n
     if not len(places):
         raise TrainingError(f"{files[0].parent}: no picture can be read; the last warning says why")
     return np.concatenate([vectors for vectors, _ in read]), places
-
-
-def hash_names(source: Source, rows: Tensor) -> str:
-    """A name for exactly these pictures in this order, by what they are called."""
-    digest = hashlib.sha256()
-    for row in rows.tolist():
-        digest.update(os.fsencode(source.name(row)) + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _embed_part(

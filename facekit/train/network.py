@@ -47,7 +47,7 @@ class NetworkSettings:
             value = getattr(self, name)
             fits = value is None or _SMALLEST <= value <= _LARGEST
             require(fits, name, value, f"give pixels in {_SMALLEST} ... {_LARGEST}")
-        require_start(self.start_size, self.start_share, usual=_SHARE)
+        require_start(self.start_size, self.start_share, full=self.size, usual=_SHARE)
         if self.stem is not None and self.architecture not in ("resnet18", "resnet34", "resnet50"):
             raise SettingError(f"stem={self.stem}: {self.architecture} has its own; leave it out")
 

@@ -82,7 +82,7 @@ class MarginSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.mild <= 1, "mild", self.mild, "give a share in [0, 1]")
-        require_start(self.start_size, self.start_share, usual=_SHARE)
+        require_start(self.start_size, self.start_share, full=self.size, usual=_SHARE)
         require(0 < self.scale < math.inf, "scale", self.scale, "give a number above 0")
         require(0 <= self.margin <= math.pi / 2, "margin", self.margin, "give radians in [0, pi/2]")
         require(0 <= self.cosine_margin <= 1, "cosine_margin", self.cosine_margin, "give 0 ... 1")

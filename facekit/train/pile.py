@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from facekit.errors import TrainingError
 from facekit.threshold import Threshold
 from facekit.train import processes
 from facekit.train.data import Listing, open_source
-from facekit.train.embedded import embed_pictures, hash_names, read_embedded
+from facekit.train.embedded import embed_pictures, read_embedded
 from facekit.train.pseudo_identities import KnownPeople, PseudoIdentities, find_identities, mean_vectors
 from facekit.train.sources import Source
 from facekit.train.sources.files import FileSource
+from facekit.train.sources.source import pictures_digest
 from facekit.wholefile import replacing
 
 __all__ = ["Pile", "open_pile", "picture_places", "pseudo_listing"]
@@ -37,7 +40,7 @@ class Pile:
 
     Attributes:
         source: where they lie.
-        rows: (n,) int64, which of the source's: those that are not labelled.
+        rows: (n,) int64, which of the source's: those that are not labelled, each picture once.
         labelled: how many others of the source's are.
     """
 
@@ -58,17 +61,18 @@ def open_pile(unlabelled: Path, labelled: Collection[str]) -> Pile:
         TrainingError: data that cannot be understood, or no picture that is not labelled.
     """
     source = open_source(unlabelled, labelled=False)
-    fresh = torch.tensor([place not in labelled for place in picture_places(source)], dtype=torch.bool)
-    if not len(fresh):
+    rows = {place: row for row, place in reversed([*enumerate(picture_places(source))])}  # the first of each
+    if not rows:
         raise TrainingError(f"unlabelled={unlabelled}: names no pictures; give others")
-    if not fresh.any():
+    fresh = sorted(row for place, row in rows.items() if place not in labelled)
+    if not fresh:
         raise TrainingError(
-            f"unlabelled={unlabelled}: all of its {len(fresh)} pictures are among the labelled ones, too; "
+            f"unlabelled={unlabelled}: all of its {len(rows)} pictures are among the labelled ones, too; "
             "give pictures beyond those of --data"
         )
-    if fresh.all() and not isinstance(source, FileSource):
+    if len(fresh) == len(rows) and not isinstance(source, FileSource):
         _log.warning("%s: an archive, of which nobody can tell whether it has labelled pictures", unlabelled)
-    return Pile(source, fresh.nonzero()[:, 0], int((~fresh).sum()))
+    return Pile(source, torch.tensor(fresh), len(rows) - len(fresh))
 
 
 def picture_places(source: Source) -> Iterator[str]:
@@ -89,8 +93,8 @@ def pseudo_listing(
     """Whom a teacher finds on a pile: ``pseudo.csv``, with the columns path and identity.
 
     All processes call this. Beside the list, ``pseudo.json`` says what it was made of; where that is the
-    same, it is found again, with all that people have changed in it. ``embedded/`` keeps the teacher's
-    embeddings.
+    same, it is found again, with all that people have changed in it; else it stays as
+    ``pseudo-before-1.csv``. ``embedded/`` keeps the teacher's embeddings.
 
     Args:
         teacher: who embeds.
@@ -110,25 +114,47 @@ def pseudo_listing(
     source = labelled[0].source
     made_of = {
         "teacher": teacher.config.fingerprint,
-        "pile": hash_names(pile.source, pile.rows),
-        "labelled": hash_names(source, rows),
-        "people": [part.classes for part in labelled],
+        "pile": pictures_digest(pile.source, pile.rows.tolist()),
+        "labelled": pictures_digest(source, rows.tolist()),
+        "people": _digest_of_people(labelled),
         "threshold": threshold.similarity,
         "least": least,
     }
     table, beside = out / "pseudo.csv", out / "pseudo.json"
-    if processes.highest(int(not table.exists() or _read(beside).get("made_of") != made_of)):
+    stands = table.exists() and _read(beside).get("made_of") == made_of
+    if processes.highest(int(processes.rank() == 0 and not stands)):  # times of files may differ elsewhere
         unknown = embed_pictures(teacher, pile.source, pile.rows, out / "embedded" / "pile")
         known = embed_pictures(teacher, source, rows, out / "embedded" / "labelled")
         if processes.rank() == 0:
             vectors, places = read_embedded(unknown)
             people = _people(*read_embedded(known), labelled)
             found = find_identities(vectors, threshold.similarity, least=least, people=people)
+            _set_aside(table)
             _write(table, _rows(pile, places, found))
             told = {"pictures": len(pile.rows), "far": threshold.far, **_told(pile, found)}
             _write(beside, json.dumps({"made_of": made_of, **told}, indent=2) + "\n")
     processes.barrier()
     return _listing(table, pile), _line(_read(beside))
+
+
+def _digest_of_people(labelled: tuple[Listing, Listing]) -> str:
+    """Stands for whose pictures the labels say they are, and for who is held out."""
+    digest = hashlib.sha256()
+    for part in labelled:
+        for row in part.rows.tolist():
+            person = part.source.people[int(part.source.person[row])]
+            digest.update(person.encode(errors="surrogateescape") + b"\0")
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _set_aside(table: Path) -> None:
+    """Keep a list of something else, which people may have worked on."""
+    if table.exists():
+        places = (table.with_name(f"pseudo-before-{number}.csv") for number in count(1))
+        before = next(place for place in places if not place.exists())
+        table.replace(before)
+        _log.warning("%s: was made of other pictures or settings; it is now %s", table, before.name)
 
 
 def _people(vectors: Any, places: Any, labelled: tuple[Listing, Listing]) -> KnownPeople:
@@ -179,20 +205,21 @@ def _line(told: dict[str, Any]) -> str:
 def _listing(table: Path, pile: Pile) -> Listing:
     """The pictures that the table names; people may have taken lines out of it."""
     number = {pile.source.name(row): row for row in pile.rows.tolist()}
-    rows, identities = [], []
+    whose: dict[int, str] = {}
     try:
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for row in csv.DictReader(file):
-                rows.append(number[row["path"]])
-                identities.append(row["identity"])
+                place, name = number[row["path"]], row["identity"]
+                if not name or whose.setdefault(place, name) != name:
+                    raise ValueError(f"{row['path']}: has {'two identities' if name else 'no identity'}")
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise TrainingError(
             f"{table}: not a list of this pile's pictures ({error}); mend or delete it"
         ) from error
-    people, labels = np.unique(identities, return_inverse=True)
+    people, labels = np.unique([*whose.values()], return_inverse=True)
     if len(people) < 2:
         raise TrainingError(f"{table}: names {len(people)} people; at least 2 are needed; mend or delete it")
-    return Listing(pile.source, torch.tensor(rows), torch.from_numpy(labels), len(people))
+    return Listing(pile.source, torch.tensor([*whose]), torch.from_numpy(labels), len(people))
 
 
 def _read(file: Path) -> dict[str, Any]:

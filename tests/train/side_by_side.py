@@ -37,10 +37,12 @@ def started(world: int, main: Callable[..., None], *arguments: Any) -> list[Base
 
 
 def exit_codes(world: int, main: Callable[..., None], *arguments: Any) -> list[int | None]:
-    """Of so many processes, when they have ended; None of one that has not within two minutes."""
+    """Of so many processes, when they have ended; one that has not within two minutes is killed."""
     processes = started(world, main, *arguments)
     for process in processes:
         process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
     return [process.exitcode for process in processes]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,43 @@ def test_it_is_found_again_with_what_people_changed(
     assert other.seen == 18 + 12
 
 
+def test_other_pictures_of_the_same_names_are_embedded_anew_and_the_list_before_stays(
+    labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    _listed(Pixels(), pile, labelled, out)
+    before = (out / "pseudo.csv").read_bytes()
+    for number in range(4):
+        _picture(pile / f"{number}" / "11, again.png", 20 + number, 0)  # four strangers
+    teacher = Pixels()
+    again, _ = _listed(teacher, pile, labelled, out)
+    assert (teacher.seen, len(again)) == (17, 8)
+    assert (out / "pseudo-before-1.csv").read_bytes() == before
+    assert "pseudo.csv: was made of other pictures or settings; it is now pseudo-before-1.csv" in caplog.text
+    _listed(teacher, pile, labelled, out, least=2)
+    assert (teacher.seen, len([*out.glob("pseudo-before-*")])) == (17, 2)
+
+
+def test_other_names_of_the_same_pictures_make_another_list(
+    labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path
+) -> None:
+    _listed(Pixels(), pile, labelled, tmp_path / "run")
+    source = dataclasses.replace(labelled[0].source, people=["p0", "renamed", "p2", "p3"])
+    teacher = Pixels()
+    again = tuple(dataclasses.replace(part, source=source) for part in labelled)
+    _listed(teacher, pile, again, tmp_path / "run")
+    assert teacher.seen == 0
+    assert ",renamed" in (tmp_path / "run" / "pseudo.csv").read_text()
+
+
+def test_a_picture_that_is_listed_again_is_one(labelled: tuple[Listing, Listing], pile: Path) -> None:
+    lines = ["0/10, again.png", "0/11, again.png", *["0/10, again.png"] * 3]
+    table = pile / "pile.csv"
+    table.write_text("\n".join(["path", *(f'"{line}"' for line in lines)]))
+    opened = open_pile(table, set(picture_places(labelled[0].source)))
+    assert [opened.source.name(row) for row in opened.rows.tolist()] == lines[:2]
+
+
 def test_an_interrupted_pass_goes_on_where_it_was(
     labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +250,18 @@ def test_unreadable_pictures_alone_are_refused(labelled: tuple[Listing, Listing]
         _listed(Pixels(), tmp_path / "bad", labelled, tmp_path / "run")
 
 
-@pytest.mark.parametrize("damage", ["path,identity\nelsewhere.png,x\n", "name\nx\n", "path,identity\n", "\0"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "path,identity\nelsewhere.png,x\n",
+        "name\nx\n",
+        "path,identity\n",
+        "\0",
+        'path,identity\n"0/10, again.png"\n',
+        'path,identity\n"0/10, again.png",\n',
+        'path,identity\n"0/10, again.png",a\n"0/11, again.png",b\n"0/10, again.png",b\n',
+    ],
+)
 def test_a_list_that_is_none_of_the_pile_is_refused(
     labelled: tuple[Listing, Listing], pile: Path, tmp_path: Path, damage: str
 ) -> None:

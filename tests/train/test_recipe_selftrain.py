@@ -319,6 +319,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(
         {"threshold": 1.5},
         {"far": 0.0},
         {"far": 0.2},
+        {"far": 0.001, "threshold": 0.5},
         {"least": 1},
         {"alpha": 0.0},
         {"times": 0},

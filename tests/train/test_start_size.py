@@ -178,6 +178,7 @@ def test_recipes_that_know_people_refuse_the_same(size: int | None, share: float
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--start-size", "112"], "start_size=112: give less than --size"),
         (["--start-size", "8"], "start_size=8: give pixels in 16 ... 512"),
         (["--start-size", "1024"], "start_size=1024: give pixels in 16 ... 512"),
         (

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 __all__ = ["LossRatio"]
 
-_DECAY = 0.99  # of the running means, a step
+_DECAY = 0.99  # of the running means, a step or a part of one
 _LEAST = 1e-12
 
 

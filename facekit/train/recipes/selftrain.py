@@ -79,6 +79,7 @@ class SelfTrainSettings(MarginSettings):
         if self.threshold is not None:
             require(-1 <= self.threshold <= 1, "threshold", self.threshold, "give a similarity in [-1, 1]")
         if self.far is not None:
+            require(self.threshold is None, "far", self.far, "does nothing beside --threshold; leave one out")
             require(0 < self.far <= 0.1, "far", self.far, "give a rate above 0, up to 0.1, such as 1e-4")
         require(
             self.optim.schedule == "cosine",
