@@ -114,7 +114,7 @@ def pretrain(data: Path, out: Path, full: bool, checkpoint: str | None) -> None:
     chosen = select(pictures / "whole.csv", pictures / "target.csv", out / "chosen", "classifier", checkpoint)
     write_table(pictures / "selected.csv", ["path"], ([path] for path in mixture if path in chosen))
     print(f"{len(chosen & set(free)) / len(chosen):.3f} of the selected half are CelebA's")
-    length = "--size 112 --epochs 200 --batch-size 512" if full else "--size 64 --epochs 6 --batch-size 128"
+    length = "--size 112 --epochs 200 --batch-size 512" if full else "--size 64 --epochs 12 --batch-size 64"
     runs = {name: out / f"simclr-{name}" for name in ("whole", "selected", "random")}
     for name, folder in runs.items():
         where = ["--data", str(pictures / f"{name}.csv"), "--out", str(folder)]
