@@ -135,7 +135,7 @@ def test_a_verdict_reads_as_a_number_a_truth_and_a_dictionary(fr: FaceRecognitio
     assert (f"{same:.3f}", f"{different:8.1%}", float(same)) == ("0.750", "   25.0%", 0.75)
     assert (bool(same), bool(different)) == (True, False)
     assert (same["is_same"], same["similarity"], same["threshold"], same["far"]) == (True, 0.75, 0.5, 1e-3)
-    assert dict(same) == {name: same[name] for name in same.keys()}  # noqa: SIM118
+    assert dict(same) == {name: same[name] for name in same.keys()}  # noqa: SIM118 - keys() is what is tested
     with pytest.raises(KeyError, match="to_dict"):
         same["to_dict"]
     assert str(same) == "same person: similarity 0.750 >= threshold 0.500 (false accept rate 0.001)"

@@ -3,9 +3,9 @@
 DATA is the folder that holds ``faces/`` and ``cifar10/`` as archives. Gives a share of the training pictures
 another label, at random. Then runs ``c2d`` from a network that learnt the same pictures without labels, of
 faces the other people's for training too (``--init``, else ``simclr`` makes it), and from random weights; and
-plain training of one such network, for as many passes as ``c2d``'s two take. What is done is found
-again when it is repeated. Runs ``--jobs`` trainings at once, one thread each; ``--full`` is the whole
-of it, for a GPU. Prints and keeps the table:
+plain training of one such network, for as many passes as ``c2d``'s two take. What is done is found again
+when it is repeated: give another OUT for another ``--init``. Runs ``--jobs`` trainings at once, one thread
+each; ``--full`` is the whole of it, for a GPU. Prints and keeps the table:
 
 * ROC-AUC of the clean probability against what is known to be right, after the warm-up and at the end;
 * how many suggestions are right;

@@ -112,7 +112,7 @@ def people(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name)
     for name in ("c/broken.png", "gone/x.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    os.rename(tmp_path / "c" / "2.png", os.fsencode(tmp_path / "c") + b"/\xff.png")  # noqa: PTH104
+    os.rename(tmp_path / "c" / "2.png", os.fsencode(tmp_path / "c") + b"/\xff.png")  # noqa: PTH104 - bytes that are no text
     return tmp_path
 
 

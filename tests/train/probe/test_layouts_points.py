@@ -63,7 +63,7 @@ def _cofw() -> NDArray:
     outer, inner, above, below, eye, corner = (np.array(pair) for pair in pairs)
     lid, under, pupil, nostril, mouth = (np.array(p) for p in [(-4, -1), (-4, 1), (-4, 0), (-1, 3), (-3, 6)])
     middle = [np.array((0, y)) for y in (2.5, 4, 5, 5.5, 6.5, 7, 10)]
-    both = lambda *points: [side for point in points for side in (point, _mirrored(point))]  # noqa: E731
+    both = lambda *points: [side for point in points for side in (point, _mirrored(point))]  # noqa: E731 - a name for one formula
     brows = [*both(outer, inner), above, below, _mirrored(above), _mirrored(below)]
     eyes = [*both(eye, corner), lid, under, _mirrored(lid), _mirrored(under), *both(pupil)]
     return np.array([*brows, *eyes, *both(nostril), *middle[:2], *both(mouth), *middle[2:]])
