@@ -49,7 +49,7 @@ class PNet(nn.Module):
         # Both 1 x 1 convolutions as one product; the softmax of two is the sigmoid of their difference.
         face = self.conv4_1.weight[1:] - self.conv4_1.weight[:1]
         weight = torch.cat([face, self.conv4_2.weight]).flatten(1)
-        bias = torch.cat([self.conv4_1.bias.diff(), self.conv4_2.bias])  # type: ignore[union-attr,list-item]  # both have one
+        bias = torch.cat([self.conv4_1.bias.diff(), self.conv4_2.bias])  # type: ignore[union-attr,list-item]  # each has a bias
         heads = torch.addmm(bias.unsqueeze(1), weight, x.flatten(0, 2).T).view(5, *x.shape[:3])
         return heads[1:].transpose(0, 1), heads[0].sigmoid()
 

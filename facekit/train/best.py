@@ -62,7 +62,7 @@ class BestMoment:
             raise TrainingError(f"{self._path}: is gone; train again with another --out")
         try:
             with safe_open(self._path, "pt") as file:
-                names = file.keys()  # no dict
+                names = file.keys()  # of a file, which is no dict
                 modules.load_state_dict({name: file.get_tensor(name) for name in names})
         except (OSError, SafetensorError, RuntimeError) as error:
             raise self._unreadable(error) from error

@@ -115,7 +115,7 @@ def synchronized(modules: nn.ModuleDict, device: torch.device) -> nn.ModuleDict:
     """The modules, with batch norms over the pictures of all processes; on a CPU each keeps to its own."""
     if world() == 1 or device.type != "cuda":  # gloo has none
         return modules
-    converted: nn.ModuleDict = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]  # torch's
+    converted: nn.ModuleDict = nn.SyncBatchNorm.convert_sync_batchnorm(modules)  # type: ignore[no-untyped-call]  # torch has no types
     return converted
 
 

@@ -84,7 +84,7 @@ def speed(sets: Path, out: Path, *, full: bool) -> None:
 
     def seconds(progress: float) -> float:
         began = now(device)
-        update(tuple(part.to(device) for part in next(batches)), Step(0, progress, 0.0))
+        update(next(batches), Step(0, progress, 0.0))
         return now(device) - began
 
     turns = [(seconds(0.0), seconds(1.0)) for _ in range(2 + TURNS)][2:]

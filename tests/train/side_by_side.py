@@ -43,6 +43,7 @@ def exit_codes(world: int, main: Callable[..., None], *arguments: Any) -> list[i
         process.join(timeout=120)
         if process.is_alive():
             process.kill()
+            process.join()
     return [process.exitcode for process in processes]
 
 
