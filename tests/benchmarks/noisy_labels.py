@@ -54,6 +54,7 @@ class Plan:
         network: flags of every run.
         before: flags of the run without labels.
         learn: flags of the runs with labels.
+        started: more of them for those that start from a trained network.
         warmup: epochs of C2D's warm-up.
         epochs: of C2D in all.
     """
@@ -66,6 +67,7 @@ class Plan:
     network: str
     before: str
     learn: str
+    started: str
     warmup: int
     epochs: int
 
@@ -94,6 +96,7 @@ _FACES = Plan(
     network="--architecture resnet10t --size 48 --resolution 64",
     before="simclr --epochs 5 --batch-size 128 --lr 1e-3",
     learn="--batch-size 64 --lr 1e-3 --head margin",
+    started="",
     warmup=4,
     epochs=10,
 )
@@ -106,6 +109,7 @@ _ALL_FACES = Plan(
     network="--architecture resnet18 --size 112 --resolution 112",
     before="simclr --epochs 200 --batch-size 512 --lr 1e-3",
     learn="--batch-size 128 --lr 1e-3 --head margin",
+    started="",
     warmup=5,
     epochs=60,
 )
@@ -113,13 +117,14 @@ _CIFAR10 = Plan(
     noise=(40, 80),
     classes=10,
     least=1,
-    each=200,
+    each=500,
     side=32,
     network="--architecture resnet18 --stem half --size 32 --resolution 32",
     before="simclr --epochs 10 --batch-size 64 --lr 1e-3 --temperature 0.2 --area 0.2 1.0 --blur 0",
     learn="--preset cifar10",
+    started="--lr 3e-3 --backbone-lr 3e-4",
     warmup=4,
-    epochs=6,
+    epochs=5,
 )
 _ALL_CIFAR10 = Plan(
     noise=(40, 80),
@@ -130,6 +135,7 @@ _ALL_CIFAR10 = Plan(
     network="--architecture resnet18 --stem full --size 32 --resolution 32",
     before="simclr --preset cifar10 --epochs 300",
     learn="--preset cifar10",
+    started="",
     warmup=5,
     epochs=120,
 )
@@ -169,12 +175,13 @@ def measure(plan: Plan, sets: Path, out: Path, *, init: str | None, jobs: int) -
         data = ("--data", str(sets / "unlabelled.csv"), "--out", str(learnt))
         run_all([[*TRAIN, *plan.before.split(), *network, *data]], 1)
         init = str(learnt / "checkpoint")
+    start = ("--init", init, *plan.started.split())
     c2d = ("--epochs", str(plan.epochs), "--warmup-epochs", str(plan.warmup))
     plain = ("--epochs", str(plan.plain), "--warmup-epochs", str(plan.plain))
     ways = {
-        "c2d": ("--init", init, *c2d),
+        "c2d": (*start, *c2d),
         "c2d, random start": ("--init", "random", *c2d),
-        "plain": ("--init", init, *plain),
+        "plain": (*start, *plain),
     }
     runs = {(noise, way): out / re.sub(r"\W+", "-", f"{way} {noise}") for noise in plan.noise for way in ways}
     commands = []
