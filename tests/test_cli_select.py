@@ -208,10 +208,12 @@ def test_what_is_excluded_takes_no_place(people: Path, model: list[str], tmp_pat
     command = ["data", "select", str(people), "--aligned", "--per-person", "1", "--json", *model]
     assert main([*command, "--out", str(tmp_path / "all")]) == 0
     best = [row["path"] for row in _rows(tmp_path / "all" / "selected.csv")]
-    (tmp_path / "audit.csv").write_text(f"path,reason\n{best[0]},mislabelled\n{best[1]},\n")
+    (tmp_path / "audit.csv").write_text(f"path,reason\n{best[0]},mislabelled\n{best[1]},\ngone.png,\n")
     capsys.readouterr()
     assert main([*command, "--exclude", str(tmp_path / "audit.csv"), "--out", str(tmp_path / "out")]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "audit.csv: 1 of 3 rows name no picture" in printed.err
+    told = json.loads(printed.out)
     assert (told["pictures"], told["selected"], told["left_out"]["excluded"]) == (41, 5, 2)
     chosen = [row["path"] for row in _rows(tmp_path / "out" / "selected.csv")]
     assert not set(best[:2]) & set(chosen)
@@ -247,6 +249,18 @@ def test_quotas_and_copies_need_no_target(
     best = {row["identity"]: float(row["score"]) for row in _rows(tmp_path / "selected.csv")}
     assert sorted(best) == list(PEOPLE)  # one each: near-duplicates are sought within a person alone
     assert all(best[row["identity"]] >= float(row["score"]) for row in rows)
+
+
+def test_a_target_that_leaves_nothing_out_is_told(
+    people: Path, grey: Path, model: list[str], tmp_path: Path, capsys: Out
+) -> None:
+    command = ["data", "select", str(people), "--target", str(grey), "--aligned", "--per-person", "1", *model]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    said = "--target: leaves nothing out, since 5 of 40 usable pictures are left, and 20 would stay; lower"
+    assert said in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path), "--keep", "0.05"]) == 0
+    assert "leaves nothing out" not in capsys.readouterr().err
+    assert len(_rows(tmp_path / "selected.csv")) == 2
 
 
 def test_heldout_pictures_stay_as_they_are(
@@ -383,7 +397,7 @@ def test_bad_requests_are_one_line(people: Path, model: list[str], tmp_path: Pat
         (["--per-person", "2", "--out", str(tmp_path / "file")], "--out"),
         (["--per-person", "2", "--out", str(tmp_path / "no" / "where")], "--out"),
         (["--target", str(tmp_path / "nowhere")], "nowhere"),
-        (["--target", str(tmp_path / "none.csv")], "names no pictures"),
+        (["--target", str(tmp_path / "none.csv")], f"--target: {tmp_path / 'none.csv'} names no pictures"),
     ]:
         out = [] if "--out" in extra else ["--out", str(tmp_path / "out")]
         assert main(["data", "select", str(people), "--aligned", *extra, *out, *model]) == 2
@@ -422,5 +436,9 @@ def test_what_is_read_or_of_another_command_is_not_written_over(
     assert (tmp_path / "exclude.csv").read_text() == audited
     assert (tmp_path / "selected.csv").read_text() == inputs["selected.csv"]
     (tmp_path / "exclude.csv").unlink()
+    assert main(command) == 2
+    assert "selected.csv: is there, with other columns than path, identity, score" in capsys.readouterr().err
+    assert (tmp_path / "selected.csv").read_text() == inputs["selected.csv"]
+    (tmp_path / "selected.csv").unlink()
     assert main(command) == 0
     assert main(command) == 0  # its own

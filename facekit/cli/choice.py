@@ -17,10 +17,15 @@ from facekit.train.exclude import EXCLUDED
 from facekit.train.sources import Source
 from facekit.trash import shown
 
-__all__ = ["COLUMNS", "Choice", "Pictures", "free_rows", "groups_of"]
+__all__ = ["COLUMNS", "SELECTED_COLUMNS", "Choice", "Pictures", "free_rows", "groups_of"]
 
 COLUMNS = ("path", "reason")
 """Of the list of pictures that are left out."""
+
+SELECTED_COLUMNS = tuple(
+    ("path", *identity, *split, "score") for identity in (("identity",), ()) for split in ((), ("split",))
+)
+"""Of the list of those that stay: with people, and with a split, where the source has them."""
 
 _SKIPS = 10  # lines about pictures that are no use
 _REPEATS = "near-duplicate"

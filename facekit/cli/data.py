@@ -53,9 +53,12 @@ class Convert:
                     "pictures": done.pictures,
                     "people": done.people,
                     "skipped": done.skipped,
+                    "warning": done.warning or None,
                 }
             )
             return 0
+        if done.warning:
+            say(shown(done.warning))
         for reason in done.skipped[:_SKIPS]:
             say(f"skipped: {shown(reason)}")
         if len(done.skipped) > _SKIPS:

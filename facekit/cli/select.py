@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from facekit.cli.choice import COLUMNS, Choice, Pictures, free_rows, groups_of
+from facekit.cli.choice import COLUMNS, SELECTED_COLUMNS, Choice, Pictures, free_rows, groups_of
 from facekit.cli.console import count, print_json, say
 from facekit.cli.embedded import embed_rows
 from facekit.cli.options import Folder, Model
@@ -78,12 +78,15 @@ class Select:
         images = None if self.images is None else Path(self.images)
         source = open_source(Path(self.people), images, labelled=False)
         target = None if self.target is None else open_source(Path(self.target), labelled=False)
-        reasons = [""] * len(source.person)
+        reasons, warning = [""] * len(source.person), ""
         if self.exclude is not None:
-            reasons = reasons_of_exclusion(source, Path(self.exclude))
+            reasons, warning = reasons_of_exclusion(source, Path(self.exclude))
+            if warning:
+                say(shown(warning))
         with output_folder(self.out) as out, output_folder(str(out / _EMBEDDED)):
             check_outputs((out / _SELECTED, out / _EXCLUDE), (self.people, self.target, self.exclude))
             check_columns(out / _EXCLUDE, COLUMNS)
+            check_columns(out / _SELECTED, *SELECTED_COLUMNS)
             encoder = self.model.recognition().encoder
             sample = None
             if target is not None:
@@ -117,13 +120,11 @@ class Select:
 
     def _embed(self, encoder: FaceEncoder, source: Source, rows: NDArray[np.int64], what: str) -> Pictures:
         if not len(rows):
-            raise SettingError(
-                f"{source.root}: names no pictures to choose by or from, or all are held out or excluded;"
-                " give others"
-            )
-        folder = Path(self.out) / _EMBEDDED
+            given = self.people if what == "source" else f"--target: {self.target}"
+            raise SettingError(f"{given} names no pictures, or all are held out or excluded; give others")
+        folder = Path(self.out) / _EMBEDDED / what
         vectors = embed_rows(
-            encoder, source, rows.tolist(), folder / what, faces=self.faces, aligned=self.aligned, what=what
+            encoder, source, rows.tolist(), folder, faces=self.faces, aligned=self.aligned, what=what
         )
         return Pictures(source, rows, vectors)
 
@@ -147,8 +148,14 @@ class Select:
             stays = within_quota(choice.scores, choice.people(), self.per_person, choice.left)
             choice.leave_out(~stays, f"more than {self.per_person} of this person")
         if self.target is not None:
-            share = 0.5 if self.keep is None else self.keep
-            stays = best(choice.scores, max(1, round(share * usable)), choice.left)
+            share, before = 0.5 if self.keep is None else self.keep, int(choice.left.sum())
+            most = max(1, round(share * usable))
+            if before <= most and share < 1:
+                say(
+                    f"--target: leaves nothing out, since {before:,} of {count(usable, 'usable picture')}"
+                    f" are left, and {most:,} would stay; lower --keep"
+                )
+            stays = best(choice.scores, most, choice.left)
             choice.leave_out(~stays, "less like the target")
 
     def _tell(self, out: Path, fingerprint: str, choice: Choice, sample: Pictures | None) -> None:

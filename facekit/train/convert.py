@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from facekit.errors import TrainingError
-from facekit.train.exclude import excluded_rows
+from facekit.train.exclude import reasons_of_exclusion
 from facekit.train.sources import open_csv, open_folder, write_records, write_shard
 from facekit.train.sources.files import FileSource
 from facekit.train.sources.source import MAX_BYTES
@@ -35,12 +35,14 @@ class Conversion:
         pictures: how many there are.
         people: of how many.
         skipped: why others are not in it, a line each.
+        warning: a line about rows of the exclusions that name no picture; empty where all do.
     """
 
     names: Path
     pictures: int
     people: int
     skipped: list[str]
+    warning: str
 
 
 def convert_pictures(
@@ -52,7 +54,8 @@ def convert_pictures(
         people: a folder with a folder a person, or a CSV of path, identity and perhaps split.
         out: ``.rec``, beside which ``.idx`` is written, or ``.tar``; and ``.csv`` with the names.
         images: where the paths of the CSV start, if not beside it.
-        exclude: CSV of pictures to leave out, see :func:`~facekit.train.exclude.excluded_rows`.
+        exclude: CSV of pictures to leave out, see
+            :func:`~facekit.train.exclude.reasons_of_exclusion`.
 
     Raises:
         ImageError: no such folder, or no pictures in it.
@@ -67,9 +70,10 @@ def convert_pictures(
     if images is not None and people.is_dir():
         raise TrainingError(f"{people}: is no CSV, whose paths alone start at images={images}; leave it out")
     source = open_folder(people) if people.is_dir() else open_csv(people, images)
-    kept = torch.ones(len(source.person), dtype=torch.bool)
+    reasons, warning = [""] * len(source.person), ""
     if exclude is not None:
-        kept = ~excluded_rows(source, exclude)
+        reasons, warning = reasons_of_exclusion(source, exclude)
+    kept = torch.tensor([not reason for reason in reasons], dtype=torch.bool)
     rows = torch.argsort(source.person, stable=True)
     rows = rows[kept[rows]]
     if not len(rows):
@@ -90,7 +94,7 @@ def convert_pictures(
         raise TrainingError(
             f"{names}: cannot be written ({error.strerror or error}); free space or give another place"
         ) from error
-    return Conversion(names, len(rows) - len(skipped), len(written), skipped)
+    return Conversion(names, len(rows) - len(skipped), len(written), skipped, warning)
 
 
 def _check_names(names: Path, people: Path, exclude: Path | None) -> None:

@@ -43,7 +43,8 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
 
     Raises:
         TrainingError: the loss is no longer a number, or has run away; the last good state is kept.
-        KeyboardInterrupt: it was asked to stop, and has saved its state.
+        KeyboardInterrupt: it was asked to stop, and has saved its state; or has just come to its end, which
+            need not be that of the work.
     """
     device = resolve_device(run.device)
     if run.batch_size % processes.world() or run.batch_size < 2 * processes.world():
@@ -71,7 +72,9 @@ def fit(recipe: Recipe, run: RunSettings, optim: OptimSettings) -> Path:
                 write_page(run.out)
             except MissingExtraError as error:
                 log.say(f"{error}; the run is complete without it")
-    processes.barrier()
+        if processes.highest(int(stop_asked.is_set())):  # all wait here for the first
+            log.say("stopped; this run is complete")
+            raise KeyboardInterrupt
     return run.out / "checkpoint"
 
 

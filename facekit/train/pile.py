@@ -29,7 +29,7 @@ from facekit.train.sources.files import FileSource
 from facekit.train.sources.source import pictures_digest
 from facekit.wholefile import replacing
 
-__all__ = ["Pile", "open_pile", "picture_places", "pseudo_listing"]
+__all__ = ["Pile", "labels_digest", "open_pile", "picture_places", "pseudo_listing"]
 
 _log = logging.getLogger(__name__)
 
@@ -112,17 +112,18 @@ def pseudo_listing(
     """
     rows = torch.cat([part.rows for part in labelled])
     source = labelled[0].source
-    made_of = {
-        "teacher": teacher.config.fingerprint,
-        "pile": pictures_digest(pile.source, pile.rows.tolist()),
-        "labelled": pictures_digest(source, rows.tolist()),
-        "people": _digest_of_people(labelled),
-        "threshold": threshold.similarity,
-        "least": least,
-    }
     table, beside = out / "pseudo.csv", out / "pseudo.json"
+    made_of: dict[str, Any] = {}
+    if processes.rank() == 0:  # times of files may differ elsewhere
+        made_of = {
+            "teacher": teacher.config.fingerprint,
+            "pile": pictures_digest(pile.source, pile.rows.tolist()),
+            "labelled": labels_digest(labelled),
+            "threshold": threshold.similarity,
+            "least": least,
+        }
     stands = table.exists() and _read(beside).get("made_of") == made_of
-    if processes.highest(int(processes.rank() == 0 and not stands)):  # times of files may differ elsewhere
+    if processes.highest(int(processes.rank() == 0 and not stands)):
         unknown = embed_pictures(teacher, pile.source, pile.rows, out / "embedded" / "pile")
         known = embed_pictures(teacher, source, rows, out / "embedded" / "labelled")
         if processes.rank() == 0:
@@ -131,16 +132,19 @@ def pseudo_listing(
             found = find_identities(vectors, threshold.similarity, least=least, people=people)
             _set_aside(table)
             _write(table, _rows(pile, places, found))
-            told = {"pictures": len(pile.rows), "far": threshold.far, **_told(pile, found)}
+            unreadable = len(pile.rows) - len(places)
+            told = {"unreadable": unreadable, "far": threshold.far, **_told(pile, found)}
             _write(beside, json.dumps({"made_of": made_of, **told}, indent=2) + "\n")
     processes.barrier()
-    return _listing(table, pile), _line(_read(beside))
+    listing = _listing(table, pile)
+    return listing, _line(_read(beside), listing)
 
 
-def _digest_of_people(labelled: tuple[Listing, Listing]) -> str:
-    """Stands for whose pictures the labels say they are, and for who is held out."""
+def labels_digest(labelled: tuple[Listing, Listing]) -> str:
+    """Stands for labelled pictures, for whose the labels say they are, and for who is held out."""
     digest = hashlib.sha256()
     for part in labelled:
+        digest.update(pictures_digest(part.source, part.rows.tolist()).encode())
         for row in part.rows.tolist():
             person = part.source.people[int(part.source.person[row])]
             digest.update(person.encode(errors="surrogateescape") + b"\0")
@@ -180,6 +184,7 @@ def _rows(pile: Pile, places: Any, found: PseudoIdentities) -> str:
 
 def _told(pile: Pile, found: PseudoIdentities) -> dict[str, int]:
     return {
+        "pictures": len(pile.rows),
         "labelled": pile.labelled,
         "people": len(found.names),
         "known_people": found.known,
@@ -188,17 +193,20 @@ def _told(pile: Pile, found: PseudoIdentities) -> dict[str, int]:
     }
 
 
-def _line(told: dict[str, Any]) -> str:
-    """What is worth knowing of the pile, for people."""
+def _line(told: dict[str, Any], listing: Listing) -> str:
+    """What is worth knowing of the pile, for people; those have perhaps taken lines out of the list."""
     of = told["made_of"]
     rate = "" if told["far"] is None else f" (false accept rate {told['far']:.3g})"
     left = told["pictures"] - told["named"]
+    kept = ""
+    if (len(listing), listing.classes) != (told["named"], told["people"]):
+        kept = f"; left in pseudo.csv are {len(listing)}, of {listing.classes} people"
     return (
         f"pile: {told['pictures']} pictures, and {told['labelled']} that are labelled; at similarity"
         f" {of['threshold']:.3f}{rate} {told['named']} of them show"
         f" {told['people']} people, {told['known_people']} of whom are known; {left} are left out:"
-        f" {told['like_heldout']} resemble people who are held out, the others are in groups below"
-        f" {of['least']}"
+        f" {told['like_heldout']} resemble people who are held out, {told['unreadable']} cannot be read, the"
+        f" others are in groups below {of['least']}{kept}"
     )
 
 

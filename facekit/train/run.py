@@ -20,6 +20,8 @@ __all__ = ["CONFIG", "train", "train_once"]
 CONFIG = "run.json"
 """The settings of a run, in its folder."""
 
+_DATA = "data.sha256"  # beside them, where another run relies on this one
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,25 +62,45 @@ def train(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) 
         return fit(recipe, settings.run, settings.optim)
 
 
-def train_once(name: str, settings: _Settings, build: Callable[[_Settings], Recipe]) -> Path:
+def train_once(
+    name: str, settings: _Settings, build: Callable[[_Settings], Recipe], *, learnt: Callable[[], str]
+) -> Path:
     """:func:`train`, for a run that another one needs first: nothing is done where it is finished.
 
+    Args:
+        name: of the recipe.
+        settings: of the run, whose folder they name.
+        build: settings -> recipe.
+        learnt: gives a digest of the pictures and labels; the first process alone asks for it, since times of
+            files may differ elsewhere.
+
     Raises:
-        TrainingError: it began with other settings, so that nothing could be compared with what it made.
+        TrainingError: it began with other settings or data, so that nothing could be compared with what it
+            made.
     """
     from facekit.train.state import saved_step
 
-    out = settings.run.out
-    checkpoint, kept = out / "checkpoint", out / CONFIG
+    out, first = settings.run.out, processes.rank() == 0
+    checkpoint, kept, data = out / "checkpoint", out / CONFIG, out / _DATA
     changed = changes(kept, to_json(name, settings)) if kept.is_file() else []
-    if changed and saved_step(out / "state") is not None:
-        raise TrainingError(f"{out}: {changed[0]}; what is compared has to be alike: give another --out")
-    finished = (checkpoint / "config.json").is_file() and kept.is_file() and not changed
-    if processes.highest(int(not finished)):  # all are of one mind, whoever looked first
-        _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
-        return train(name, settings, build)
-    _log.info("%s: is finished", out)
-    return checkpoint
+    digest = learnt() if first else ""
+    other = processes.highest(int(first and data.is_file() and data.read_text() != digest))
+    if (changed or other) and saved_step(out / "state") is not None:
+        what = changed[0] if changed else "learnt from other pictures, labels or splits than there are now"
+        raise TrainingError(f"{out}: {what}; what is compared has to be alike: give another --out")
+    finished = (checkpoint / "config.json").is_file() and kept.is_file() and not changed and not other
+    if not processes.highest(int(not finished)):  # all are of one mind, whoever looked first
+        _log.info("%s: is finished", out)
+        return checkpoint
+    _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
+
+    def noted(settings: _Settings) -> Recipe:
+        recipe = build(settings)
+        if first:
+            _keep(data, digest)
+        return recipe
+
+    return train(name, settings, noted)
 
 
 def _keep(file: Path, text: str) -> None:

@@ -142,6 +142,20 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert load_crops(train, 8, progress=False).pictures.shape == (2, 3, 8, 8)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links want rights there")
+def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("milk.png", "tea.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    table = tmp_path / "people.csv"
+    table.write_text("path,identity\nmilk.png, b\nloop.png,b\ntea.png,c \n")
+    train, _ = read_listing(DataSettings(data=table, heldout=0, exclude=_table(tmp_path, "path", "loop.png")))
+    assert [train.source.name(row) for row in train.rows.tolist()] == ["milk.png", "tea.png"]
+    train, _ = read_listing(DataSettings(data=table, heldout=0))
+    assert train.source.people == ["b", "c"]
+    assert len(load_crops(train, 8, progress=False)) == 2
+
+
 def test_a_list_that_is_not_there(sources: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"not a readable CSV file \(.*\); give one with the column path"):
         _names(sources["folder"], tmp_path / "none.csv")

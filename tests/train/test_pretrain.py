@@ -431,6 +431,11 @@ def test_settings_left_out_of_a_file_are_those_of_the_recipe(pictures: Path, tmp
     [
         ("x,path\n1,00.png\n1\n", "line 3: says no path"),
         ("path,identity\n,somebody\n", "line 2: says no path"),
+        ("path,identity\n\n\n,somebody\n", "line 4: says no path"),
+        (
+            "path;identity\na.png;b\n",
+            r"the column path, separated by commas, in UTF-8; it has \['path;identity'\]",
+        ),
         ("path\n", "names no pictures"),
     ],
 )

@@ -31,6 +31,8 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.data import Crops, Listing
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
+from facekit.train.outputs import write_head
+from facekit.train.probe.examples import examples_digest
 from facekit.train.probe.table import read_cells
 from facekit.train.probe.unlabelled import Unlabelled
 from facekit.train.recipe import Recipe, Step
@@ -218,6 +220,64 @@ def test_with_a_pile_the_run_without_it_stands_beside(
     assert "goes on with optim.weight_decay=0.5, which was 0.01; what is compared" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (
+            ("--threshold", "0.999999"),
+            "as sure as --threshold 0.999999, so nothing was learnt from it; lower",
+        ),
+        (("--weight", "0"), "--weight 0 keeps the pile from being learnt"),
+    ],
+)
+def test_a_pile_that_taught_nothing_is_not_called_a_gain_that_is_nil(
+    flags: tuple[str, ...], why: str, place: Path, tmp_path: Path
+) -> None:
+    words = ("--data", f"classes={place / 'c.csv'}", "--unlabelled", str(place / "pile"))
+    assert _run(tmp_path, *words, *flags) == 0
+    assert why in json.loads((tmp_path / "table.json").read_text())["verdict"]
+    assert why in (tmp_path / "table.md").read_text()
+
+
+def test_a_run_of_other_labels_is_not_compared_with(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where labels were mended, or pictures came in, after the run without the pile was finished."""
+    table = place / "mended.csv"
+    table.write_text((place / "c.csv").read_text())
+    words = ("--data", f"classes={table}", "--unlabelled", str(place / "pile"))
+    assert _run(tmp_path / "run", *words) == 0
+    shutil.copytree(tmp_path / "run" / "supervised", tmp_path / "again" / "supervised")
+    header, first, second, *others = table.read_text().splitlines()
+    label = header.split(",").index("label")
+    one, two = first.split(","), second.split(",")
+    assert one[label] != two[label]
+    one[label], two[label] = two[label], one[label]
+    table.write_text("\n".join([header, ",".join(one), ",".join(two), *others]) + "\n")
+    assert _run(tmp_path / "again", *words) == 2
+    assert "supervised: learnt from other pictures, labels or splits than" in capsys.readouterr().err
+    assert not (tmp_path / "again" / "log.jsonl").exists()
+
+
+def test_stopping_while_a_run_ends_stops_the_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run without the pile is whole, and the next one has not begun."""
+
+    def write(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write_head(*arguments)
+
+    monkeypatch.setattr(finetune, "write_head", write)
+    words = ("--data", f"classes={place / 'c.csv'}", "--unlabelled", str(place / "pile"))
+    assert _run(tmp_path, *words) == 130
+    assert "stopped; this run is complete" in capsys.readouterr().err
+    assert (tmp_path / "supervised" / "checkpoint" / "config.json").exists()
+    assert not (tmp_path / "log.jsonl").exists()
+    monkeypatch.undo()
+    assert _run(tmp_path, *words) == 0
+
+
 def test_the_head_names_the_people_that_it_has_centres_of(place: Path, tmp_path: Path) -> None:
     """In the folder of the run, for its owner alone: a checkpoint travels."""
     splits = {"cleo": "train", "anna": "test", "dora": "train", "bert": "validation", "emil": "train"}
@@ -251,7 +311,7 @@ def test_what_was_cut_off_while_it_was_written_is_not_finished(
     scores = recipe.evaluate(Step(0, 0.0, 0.0))
     for last in ("write_head", "write_cell", "write_gain"):
         with monkeypatch.context() as patch:
-            patch.setattr(finetune, last, lambda *_: signal.raise_signal(signal.SIGINT))
+            patch.setattr(finetune, last, lambda *_, **__: signal.raise_signal(signal.SIGINT))
             with pytest.raises(KeyboardInterrupt):
                 recipe.export(tmp_path / "checkpoint", scores)
         assert not (tmp_path / "checkpoint").exists()
@@ -266,7 +326,8 @@ def test_what_was_cut_off_while_it_was_written_is_not_finished(
 def supervised(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished run without a pile, which those with one find in their folders."""
     out = tmp_path_factory.mktemp("alone")
-    train_once("finetune", _settings(place, out), build_recipe)
+    settings = _settings(place, out)
+    train_once("finetune", settings, build_recipe, learnt=lambda: examples_digest(finetune._open(settings)))
     return out
 
 
@@ -350,7 +411,7 @@ def test_labels_are_those_of_the_network_at_the_start_of_the_epoch(
 def test_the_pile_is_looked_at_as_large_as_the_views_that_the_network_knows(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "_train_supervised", lambda settings: None)
+    monkeypatch.setattr(finetune, "_train_supervised", lambda *_: None)
     network = NetworkSettings(
         architecture="faceresnet", size=24, start_size=16, start_share=0.5, resolution=24
     )
@@ -367,7 +428,7 @@ def test_the_processes_of_a_machine_share_the_memory_for_the_pile(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[DataSettings] = []
-    monkeypatch.setattr(finetune, "_train_supervised", lambda settings: None)
+    monkeypatch.setattr(finetune, "_train_supervised", lambda *_: None)
     monkeypatch.setattr(processes, "beside", lambda: 4)
     open_crops = finetune.open_crops
 
@@ -425,7 +486,8 @@ def test_processes_share_the_work_and_have_the_same_labels(monkeypatch: pytest.M
         monkeypatch.setattr(processes, "world", lambda: world)
         monkeypatch.setattr(processes, "total", total)
         pile = Unlabelled(_numbered(10), steps=3, batch_size=4, columns=None, seed=0)
-        pile.relabel(2, label)
+        pile.relabel(2, label, counts=rank == 0)
+        assert int(pile.learnt) == (rank == 0) * int((pile.codes != -1).sum())
         for step, (pictures, labels) in enumerate(pile.batches(2, 0)):
             assert torch.equal(pictures[:, 0, 0, 0].long(), pile.order(2)[step][rank::world])
             assert torch.equal(labels, pile.codes[step, rank::world].long())
@@ -443,11 +505,11 @@ def test_labels_of_other_pictures_are_not_learnt() -> None:
     before, after = (
         Unlabelled(_numbered(count), steps=3, batch_size=4, columns=None, seed=0) for count in (10, 9)
     )
-    before.relabel(0, lambda pictures: pictures[:, 0, 0, 0].int())
+    before.relabel(0, lambda pictures: pictures[:, 0, 0, 0].int(), counts=True)
     after.load_state_dict(before.state_dict())
     with pytest.raises(TrainingError, match="9 pictures, and 10 when this epoch began: go on with the same"):
         next(after.batches(0, 1))
-    after.relabel(1, lambda pictures: pictures[:, 0, 0, 0].int())
+    after.relabel(1, lambda pictures: pictures[:, 0, 0, 0].int(), counts=True)
     for pictures, labels in after.batches(1, 0):
         assert torch.equal(pictures[:, 0, 0, 0].long(), labels)
 

@@ -107,7 +107,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def untrained(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No supervised run comes first; its settings are kept beside the checkpoint."""
-    monkeypatch.setattr(selftrain, "train_once", lambda name, settings, build: teacher)
+    monkeypatch.setattr(selftrain, "train_once", lambda name, settings, build, **_: teacher)
     return teacher
 
 

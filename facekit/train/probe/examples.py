@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +18,18 @@ from facekit.errors import ImageError, SettingError, TrainingError
 from facekit.image import ImageSource, load_image
 from facekit.prefetch import map_ahead
 
-__all__ = ["TASKS", "TEST", "TRAIN", "VALIDATION", "Examples", "Picture", "TaskName", "decode", "tasked"]
+__all__ = [
+    "TASKS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "Examples",
+    "Picture",
+    "TaskName",
+    "decode",
+    "examples_digest",
+    "tasked",
+]
 
 TaskName = Literal[
     "identities", "classes", "attributes", "landmarks", "affect", "action_units", "reconstruction"
@@ -106,6 +119,22 @@ class Examples:
     def rows(self, split: int) -> Tensor:
         """(k,) int64: the rows of a split, in their order."""
         return (self.split == split).nonzero()[:, 0]
+
+
+def examples_digest(examples: Examples) -> str:
+    """Stands for the pictures, what is known of them and their splits; files count by name, size and time."""
+    digest = hashlib.sha256(repr((examples.task, examples.names)).encode(errors="surrogateescape"))
+    last: Path | None = None
+    for picture in examples.pictures:
+        digest.update(f"{picture.path}\0{picture.box}\0".encode(errors="surrogateescape"))
+        if picture.path != last:  # one that holds many is looked at once
+            last = picture.path
+            with suppress(OSError):  # of one that is missing, whoever reads it tells
+                about = last.stat()
+                digest.update(b"%d %d" % (about.st_size, about.st_mtime_ns))
+    for known in (examples.targets, examples.split):
+        digest.update(known.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def tasked(text: str) -> tuple[TaskName | None, Path]:

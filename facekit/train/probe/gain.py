@@ -14,13 +14,14 @@ __all__ = ["write_gain"]
 _NIL = 0.005  # half a point; another seed changes as much
 
 
-def write_gain(folder: Path, before: Cell | None, after: Cell) -> str:
+def write_gain(folder: Path, before: Cell | None, after: Cell, *, unused: str = "") -> str:
     """Write ``table.md`` and ``table.json`` of one or two runs on the same set.
 
     Args:
         folder: for the files.
         before: the run without what is tried; None where there was nothing to try.
         after: the run with it; its main figure is a share.
+        unused: why what was tried could have no effect, if so.
 
     Returns:
         The text of ``table.md``.
@@ -32,6 +33,7 @@ def write_gain(folder: Path, before: Cell | None, after: Cell) -> str:
     text, document = to_markdown(table), json.loads(to_json(table))
     if before is not None:
         gain, line = _gain(before, after)
+        line = f"{after.method}: {unused}." if unused else line
         text += f"\n{line}\n"
         document |= {"gain": gain, "metric": after.metrics[0].name, "verdict": line}
     _write(folder / "table.md", text)

@@ -57,6 +57,7 @@ class Unlabelled(nn.Module):
 
     codes: Tensor
     size: Tensor  # number of pictures when the codes were made
+    learnt: Tensor  # number of sure labels in all epochs that counted
 
     def __init__(
         self, crops: Crops | Stream, *, steps: int, batch_size: int, columns: int | None, seed: int
@@ -66,6 +67,7 @@ class Unlabelled(nn.Module):
         shape = (steps, batch_size) if columns is None else (steps, batch_size, columns)
         self.register_buffer("codes", torch.full(shape, NOT_SURE, dtype=torch.int32))
         self.register_buffer("size", torch.tensor(len(crops)))
+        self.register_buffer("learnt", torch.tensor(0))
 
     def __len__(self) -> int:
         return len(self._crops)
@@ -82,12 +84,13 @@ class Unlabelled(nn.Module):
             turn, start, wanted = turn + 1, 0, wanted - len(part)
         return torch.split(torch.cat(parts), self._batch_size)
 
-    def relabel(self, epoch: int, label: Callable[[Tensor], Tensor]) -> None:
+    def relabel(self, epoch: int, label: Callable[[Tensor], Tensor], *, counts: bool) -> None:
         """Make the labels of an epoch; each process makes a part, and has all.
 
         Args:
             epoch: its number.
             label: (n, 3, s, s) uint8 pictures -> (n, ...) int32 labels, :data:`NOT_SURE` or above.
+            counts: whether these labels have any weight in the epoch.
         """
         own = slice(processes.rank(), None, processes.world())
         made = torch.zeros_like(self.codes, device="cpu")  # of the others' pictures, which are added up
@@ -97,6 +100,8 @@ class Unlabelled(nn.Module):
             made[step, own] = label(pictures).cpu() - NOT_SURE
         self.codes.copy_(processes.total(made) + NOT_SURE)
         self.size.fill_(len(self))
+        if counts:
+            self.learnt += (self.codes != NOT_SURE).sum()
 
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(pictures, targets of a task) of this process; what is not sure is NaN, or a class of -1.

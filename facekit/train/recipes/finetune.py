@@ -28,7 +28,7 @@ from facekit.train.network import NetworkSettings
 from facekit.train.optim import decay_groups, rate_factor
 from facekit.train.outputs import write_head
 from facekit.train.probe.backbone import Backbone
-from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, tasked
+from facekit.train.probe.examples import TEST, TRAIN, VALIDATION, Examples, examples_digest, tasked
 from facekit.train.probe.finetuning import Labelled, Tuning, published_views
 from facekit.train.probe.gain import write_gain
 from facekit.train.probe.joined import join_examples, never_known
@@ -145,7 +145,7 @@ class _Training:
                     f"not of {self.examples.task}; leave it out"
                 )
             listing = list_unlabelled(settings.unlabelled, self.examples)
-            _train_supervised(settings)
+            _train_supervised(settings, self.examples)
         torch.manual_seed(run.seed)
         self.start = start_of(network)
         device = resolve_device(run.device)
@@ -185,7 +185,11 @@ class _Training:
             size = self._side(
                 Step(epoch * self.tuning.steps_per_epoch, epoch / self.settings.run.epochs, epoch)
             )
-            self.pile.relabel(epoch, lambda pictures: sure(self.tuning.told(pictures, size=size), threshold))
+            self.pile.relabel(
+                epoch,
+                lambda pictures: sure(self.tuning.told(pictures, size=size), threshold),
+                counts=self._weight((epoch + 1) / self.settings.run.epochs) > 0,
+            )
         for known, (pictures, labels) in zip(labelled, self.pile.batches(epoch, skip), strict=True):
             yield *known, pictures, labels, self.task.mirrored(labels) if self.tuning.mirrors else labels
 
@@ -195,11 +199,11 @@ class _Training:
         Both kinds of pictures go through the network together, so that its batch norms see in training what
         they will count on later. As long as pseudo-labels have no weight, only the labelled ones do.
         """
-        pseudo, size = self.settings.pseudo, self._side(at)
+        size = self._side(at)
         views, targets = self.tuning.drawn(*batch[:3], size=size)
         if self.pile is None:
             return {"loss": self.task.loss(self.tuning.forward(views), targets)}
-        weight = pseudo.weight * ramp_up(at.progress, *pseudo.ramp)
+        weight = self._weight(at.progress)
         guesses = batch[4]
         confident = (~guesses.isnan() & (guesses >= 0)).float().mean()
         guessed: Tensor | float = 0.0
@@ -244,7 +248,7 @@ class _Training:
         )
         write_cell(out / "cells", cell)
         before = None if self.pile is None else _supervised_cell(out, cell)
-        tqdm.write(write_gain(out, before, cell))
+        tqdm.write(write_gain(out, before, cell, unused=self._unused()))
         network = self.settings.network
         config = self.start.config(
             input_size=network.size,
@@ -252,6 +256,23 @@ class _Training:
             recipe={"name": _NAME, "settings": portable(self.settings), "test": figures},
         )
         save_checkpoint(folder, self.tuning.modules["backbone"], config)  # last: it says that all is there
+
+    def _unused(self) -> str:
+        """Why the pile taught nothing, if so: then there is no gain to speak of."""
+        if self.pile is None or int(self.pile.learnt):
+            return ""
+        if not self.settings.pseudo.weight:
+            return "--weight 0 keeps the pile from being learnt"
+        asked = self.settings.pseudo.threshold
+        return (
+            f"of no picture of the pile was the network as sure as --threshold {asked}, so nothing was "
+            "learnt from it; lower that, or train longer"
+        )
+
+    def _weight(self, progress: float) -> float:
+        """Of the pseudo-labels' loss, at a share of the run."""
+        pseudo = self.settings.pseudo
+        return pseudo.weight * ramp_up(progress, *pseudo.ramp)
 
     def _outputs(self) -> dict[str, Any]:
         """What the head tells; of people, those that it has a centre of."""
@@ -292,11 +313,11 @@ def _open(settings: FineTuningSettings) -> Examples:
     return examples
 
 
-def _train_supervised(settings: FineTuningSettings) -> None:
+def _train_supervised(settings: FineTuningSettings, examples: Examples) -> None:
     """The run that a pile is compared with: the same without it, found again where it is finished."""
     out = settings.run.out / "supervised"
     alone = replace(settings, run=replace(settings.run, out=out), unlabelled=None, pseudo=PseudoSettings())
-    train_once(_NAME, alone, build_recipe)
+    train_once(_NAME, alone, build_recipe, learnt=lambda: examples_digest(examples))
 
 
 def _supervised_cell(out: Path, other: Cell) -> Cell:

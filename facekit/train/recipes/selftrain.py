@@ -34,7 +34,7 @@ from facekit.train.heads import MarginHead
 from facekit.train.losses import LossRatio
 from facekit.train.optim import rate_factor
 from facekit.train.people import CROP, MarginSettings, PeopleTraining, chance_of, steps_of
-from facekit.train.pile import open_pile, picture_places, pseudo_listing
+from facekit.train.pile import labels_digest, open_pile, picture_places, pseudo_listing
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.recipes import convrec
 from facekit.train.run import train_once
@@ -113,7 +113,12 @@ def build_recipe(settings: SelfTrainSettings) -> Recipe:
     labelled = read_listing(settings.data)
     pile = open_pile(settings.unlabelled, set(picture_places(labelled[0].source)))
     _check(settings, labelled)
-    supervised = train_once("convrec", _supervised(settings, len(labelled[0])), convrec.build_recipe)
+    supervised = train_once(
+        "convrec",
+        _supervised(settings, len(labelled[0])),
+        convrec.build_recipe,
+        learnt=lambda: labels_digest(labelled),
+    )
     source = settings.teacher or str(supervised)
     teacher = Embedder(load_checkpoint(source), device=settings.run.device)
     found, told = pseudo_listing(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from facekit.errors import TrainingError
 from facekit.image import find_images
+from facekit.train.listed import require_columns
 
 __all__ = ["FileSource", "open_csv", "open_folder"]
 
@@ -89,21 +90,20 @@ def open_csv(table: Path, images: Path | None = None, *, labelled: bool = True) 
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             wanted = ("path", "identity") if labelled else ("path",)
-            if not set(wanted) <= set(reader.fieldnames or ()):
-                columns = " and ".join(wanted)
-                raise TrainingError(f"{table}: needs a header with the columns {columns}, and rows")
-            for number, row in enumerate(reader, start=2):
+            require_columns(table, wanted, reader.fieldnames)
+            for row in reader:
+                where = f"{table}, line {reader.line_num}"
                 if not row["path"]:
-                    raise TrainingError(f"{table}, line {number}: says no path; add it or drop the line")
-                path = (root / row["path"]).resolve()
+                    raise TrainingError(f"{where}: says no path; add it or drop the line")
+                path = Path(os.path.realpath(root / row["path"]))
                 if not path.is_relative_to(root):
-                    raise TrainingError(f"{table}, line {number}: {row['path']!r} leads out of {root}")
-                identity = row.get("identity") or ""
+                    raise TrainingError(f"{where}: {row['path']!r} leads out of {root}")
+                identity = (row.get("identity") or "").strip()
                 if labelled and not identity:
-                    raise TrainingError(f"{table}, line {number}: says no identity; add it or drop the line")
-                split = row.get("split") or ""
+                    raise TrainingError(f"{where}: says no identity; add it or drop the line")
+                split = (row.get("split") or "").strip()
                 if split not in ("", "train", "heldout"):
-                    raise TrainingError(f"{table}, line {number}: split {split!r}; give train or heldout")
+                    raise TrainingError(f"{where}: split {split!r}; give train or heldout")
                 rows.append((path, identity or row["path"], split))
                 known.append(bool(identity))
     except (OSError, ValueError, csv.Error) as error:

@@ -83,6 +83,18 @@ def test_attributes_in_columns_of_their_own_may_be_unknown(tmp_path: Path) -> No
     np.testing.assert_array_equal(examples.targets, [[0, np.nan], [np.nan, 1]])
 
 
+def test_attributes_may_be_written_as_numbers_and_columns_that_are_none_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that keeps blanks among 0 and 1 writes 1.0; one miswritten cell must not hide a column."""
+    text = "path,split,male,young,source,smiling\na.png,train,1.0,NA,web,1\nb.png,test,,1,web,0\n"
+    examples = open_examples(_table(tmp_path, f"{text}c.png,test,0.0,0,,1\n"))
+    assert (examples.task, examples.names) == ("attributes", ("male", "smiling"))
+    np.testing.assert_array_equal(examples.targets, [[1, 1], [np.nan, 0], [0, 1]])
+    (told,) = [record.getMessage() for record in caplog.records if "not learnt" in record.getMessage()]
+    assert told.endswith("not all cells are 0, 1 or blank: young ('NA' in line 2), source ('web' in line 2)")
+
+
 @pytest.mark.parametrize(
     ("task", "columns", "good", "bad"),
     [("affect", "valence,arousal", "-0.5,1", "-2,0"), ("action_units", "AU1,AU12", "0,5", "0,6")],

@@ -29,6 +29,7 @@ __all__ = ["LAYOUT"]
 _log = logging.getLogger(__name__)
 
 _RESERVED = {*PATHS, *BOX, "split", "label", "identity", "valence", "arousal", "attributes"}
+_NAMED = 8  # columns in a message
 _UNIT = re.compile(r"AU\d+")
 
 
@@ -43,7 +44,8 @@ def _offered(table: Table) -> dict[TaskName, list[str]]:
     found: dict[TaskName, list[str]] = {
         "classes": ["label"] * ("label" in columns),
         "identities": ["identity"] * ("identity" in columns),
-        "attributes": attributes or [name for name in columns if name in others and _is_binary(table, name)],
+        "attributes": attributes
+        or [name for name in columns if name in others and _first_other(table, name) is None],
         "landmarks": placed,
         "affect": ["valence", "arousal"] * ({"valence", "arousal"} <= set(columns)),
         "action_units": units,
@@ -51,9 +53,37 @@ def _offered(table: Table) -> dict[TaskName, list[str]]:
     return {task: used for task, used in found.items() if used}
 
 
-def _is_binary(table: Table, column: str) -> bool:
-    values = set(table.cells(column))
-    return values <= {"0", "1", ""} and values != {""}
+def _first_other(table: Table, column: str) -> str | None:
+    """What keeps a column from being an attribute, in words: its first cell that is not 0, 1 or blank."""
+    cells = set(table.cells(column))
+    others = {cell for cell in cells if cell and not _is_bit(cell)}
+    if others:
+        where = zip(table.cells(column), table.numbers, strict=True)
+        return next(f"{cell!r} in line {number}" for cell, number in where if cell in others)
+    return "blank" if cells <= {""} else None
+
+
+def _is_bit(cell: str) -> bool:
+    """Whether it is 0 or 1, perhaps written as 1.0, as programs do where others of the column are blank."""
+    try:
+        return float(cell) in (0, 1)
+    except ValueError:
+        return False
+
+
+def _tell_ignored(table: Table, attributes: Sequence[str]) -> None:
+    """Name the columns that are no attributes: one cell that is miswritten makes one of them."""
+    others = [name for name in table.columns if name not in {*_RESERVED, *attributes}]
+    found = {name: _first_other(table, name) for name in others}
+    ignored = [f"{name} ({why})" for name, why in found.items() if why]
+    if ignored:
+        more = f" and {len(ignored) - _NAMED} more" if len(ignored) > _NAMED else ""
+        _log.warning(
+            "%s: not learnt, since not all cells are 0, 1 or blank: %s%s",
+            table.path,
+            ", ".join(ignored[:_NAMED]),
+            more,
+        )
 
 
 def _read(path: Path, task: TaskName | None) -> Examples:
@@ -63,6 +93,8 @@ def _read(path: Path, task: TaskName | None) -> Examples:
     table = read_table(found)
     offered = _offered(table)
     chosen = choose_task(found, task, *offered)
+    if chosen == "attributes" and offered[chosen] != ["attributes"]:
+        _tell_ignored(table, offered[chosen])
     rows = table.rows(offered[chosen])
     if len(rows) < len(table.lines):
         _log.info(

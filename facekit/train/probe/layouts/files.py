@@ -47,7 +47,7 @@ class Folder:
         return path
 
     def _holds(self, path: str | Path) -> bool:
-        return Path(path).resolve().is_relative_to(self.root.resolve())
+        return Path(os.path.realpath(path)).is_relative_to(self.root.resolve())
 
 
 def first_existing(root: Path, *names: str) -> Path | None:
