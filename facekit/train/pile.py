@@ -118,7 +118,8 @@ def pseudo_listing(
         made_of = {
             "teacher": teacher.config.fingerprint,
             "pile": pictures_digest(pile.source, pile.rows.tolist()),
-            "labelled": labels_digest(labelled),
+            "labelled": pictures_digest(source, rows.tolist()),
+            "people": labels_digest(labelled),
             "threshold": threshold.similarity,
             "least": least,
         }
@@ -144,7 +145,7 @@ def labels_digest(labelled: tuple[Listing, Listing]) -> str:
     """Stands for labelled pictures, for whose the labels say they are, and for who is held out."""
     digest = hashlib.sha256()
     for part in labelled:
-        digest.update(pictures_digest(part.source, part.rows.tolist()).encode())
+        digest.update(pictures_digest(part.source, part.rows.tolist(), times=False).encode())
         for row in part.rows.tolist():
             person = part.source.people[int(part.source.person[row])]
             digest.update(person.encode(errors="surrogateescape") + b"\0")

@@ -15,12 +15,13 @@ from facekit.train.recipe import Recipe
 from facekit.train.settings import changes, to_json
 from facekit.wholefile import replacing
 
-__all__ = ["CONFIG", "train", "train_once"]
+__all__ = ["CONFIG", "require_data", "train", "train_once"]
 
 CONFIG = "run.json"
 """The settings of a run, in its folder."""
 
-_DATA = "data.sha256"  # beside them, where another run relies on this one
+_DATA = "data.sha256"  # beside them, where runs are compared
+_ALIKE = "what is compared has to be alike: give another --out"
 
 _log = logging.getLogger(__name__)
 
@@ -80,27 +81,46 @@ def train_once(
     """
     from facekit.train.state import saved_step
 
-    out, first = settings.run.out, processes.rank() == 0
-    checkpoint, kept, data = out / "checkpoint", out / CONFIG, out / _DATA
+    out = settings.run.out
+    checkpoint, kept = out / "checkpoint", out / CONFIG
     changed = changes(kept, to_json(name, settings)) if kept.is_file() else []
+    if changed and saved_step(out / "state") is not None:
+        raise TrainingError(f"{out}: {changed[0]}; {_ALIKE}")
+    same = require_data(out, learnt)
+    finished = (checkpoint / "config.json").is_file() and kept.is_file() and not changed and same
+    if processes.highest(int(not finished)):  # all are of one mind, whoever looked first
+        _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
+        return train(name, settings, build)
+    _log.info("%s: is finished", out)
+    return checkpoint
+
+
+def require_data(out: Path, learnt: Callable[[], str]) -> bool:
+    """Note beside a run what it learns from; all processes call this, for runs that are compared.
+
+    Args:
+        out: the run's folder.
+        learnt: as for :func:`train_once`.
+
+    Returns:
+        Whether nothing else was noted there.
+
+    Raises:
+        TrainingError: the run began with other data.
+    """
+    from facekit.train.state import saved_step
+
+    data, first = out / _DATA, processes.rank() == 0
     digest = learnt() if first else ""
-    other = processes.highest(int(first and data.is_file() and data.read_text() != digest))
-    if (changed or other) and saved_step(out / "state") is not None:
-        what = changed[0] if changed else "learnt from other pictures, labels or splits than there are now"
-        raise TrainingError(f"{out}: {what}; what is compared has to be alike: give another --out")
-    finished = (checkpoint / "config.json").is_file() and kept.is_file() and not changed and not other
-    if not processes.highest(int(not finished)):  # all are of one mind, whoever looked first
-        _log.info("%s: is finished", out)
-        return checkpoint
-    _log.info("%s: %s", out, "goes on" if kept.is_file() else "begins")
-
-    def noted(settings: _Settings) -> Recipe:
-        recipe = build(settings)
-        if first:
-            _keep(data, digest)
-        return recipe
-
-    return train(name, settings, noted)
+    other = processes.highest(int(first and data.is_file() and data.read_bytes() != digest.encode()))
+    if other and saved_step(out / "state") is not None:
+        raise TrainingError(
+            f"{out}: learnt from other pictures, labels or splits than there are now; {_ALIKE}"
+        )
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        _keep(data, digest)
+    return not other
 
 
 def _keep(file: Path, text: str) -> None:

@@ -183,7 +183,10 @@ def measure(plan: Plan, sets: Path, out: Path, *, init: str | None, jobs: int) -
         "c2d, random start": ("--init", "random", *c2d),
         "plain": (*start, *plain),
     }
-    runs = {(noise, way): out / re.sub(r"\W+", "-", f"{way} {noise}") for noise in plan.noise for way in ways}
+    place = out / f"runs-{plan.each}-{plan.epochs}"  # another plan has other runs
+    runs = {
+        (noise, way): place / re.sub(r"\W+", "-", f"{way} {noise}") for noise in plan.noise for way in ways
+    }
     commands = []
     for (noise, way), run in runs.items():
         if not (run / "head.safetensors").exists():  # written last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -227,7 +228,8 @@ def test_with_a_pile_the_run_without_it_stands_beside(
             ("--threshold", "0.999999"),
             "as sure as --threshold 0.999999, so nothing was learnt from it; lower",
         ),
-        (("--weight", "0"), "--weight 0 keeps the pile from being learnt"),
+        (("--weight", "0"), "by --weight and --ramp nothing of the pile was learnt"),
+        (("--threshold", "0.5", "--ramp", "1", "1"), "by --weight and --ramp nothing of the pile was learnt"),
     ],
 )
 def test_a_pile_that_taught_nothing_is_not_called_a_gain_that_is_nil(
@@ -237,6 +239,7 @@ def test_a_pile_that_taught_nothing_is_not_called_a_gain_that_is_nil(
     assert _run(tmp_path, *words, *flags) == 0
     assert why in json.loads((tmp_path / "table.json").read_text())["verdict"]
     assert why in (tmp_path / "table.md").read_text()
+    assert _same(tmp_path / "checkpoint", tmp_path / "supervised" / "checkpoint")
 
 
 def test_a_run_of_other_labels_is_not_compared_with(
@@ -257,6 +260,28 @@ def test_a_run_of_other_labels_is_not_compared_with(
     assert _run(tmp_path / "again", *words) == 2
     assert "supervised: learnt from other pictures, labels or splits than" in capsys.readouterr().err
     assert not (tmp_path / "again" / "log.jsonl").exists()
+    shutil.rmtree(tmp_path / "run" / "supervised")  # it would learn the new labels, and the other run has not
+    assert _run(tmp_path / "run", *words) == 2
+    assert f"{tmp_path / 'run'}: learnt from other pictures" in capsys.readouterr().err
+
+
+def test_what_is_learnt_is_known_from_any_folder_and_at_any_time(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(table: str) -> str:
+        return examples_digest(finetune._open(replace(_settings(place, tmp_path), data=(table,))))
+
+    in_full = digest(f"classes={place / 'c.csv'}")
+    assert in_full != digest(f"attributes={place / 'a.csv'}")
+    monkeypatch.chdir(place)
+    assert digest("classes=c.csv") == in_full
+    picture = place / "c" / "00.png"
+    os.utime(picture, (0, 0))
+    assert digest("classes=c.csv") == in_full
+    content = picture.read_bytes()
+    picture.write_bytes(content + b"more")
+    assert digest("classes=c.csv") != in_full
+    picture.write_bytes(content)
 
 
 def test_stopping_while_a_run_ends_stops_the_work(

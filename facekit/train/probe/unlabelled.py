@@ -103,6 +103,10 @@ class Unlabelled(nn.Module):
         if counts:
             self.learnt += (self.codes != NOT_SURE).sum()
 
+    def is_sure(self) -> bool:
+        """Whether the labels that were made last are sure of anything."""
+        return bool((self.codes != NOT_SURE).any())
+
     def batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(pictures, targets of a task) of this process; what is not sure is NaN, or a class of -1.
 

@@ -39,7 +39,7 @@ from facekit.train.probe.tasks.affect import Affect
 from facekit.train.probe.tasks.identities import Identities
 from facekit.train.probe.unlabelled import Unlabelled, list_unlabelled
 from facekit.train.recipe import Recipe, Scores, Step
-from facekit.train.run import train_once
+from facekit.train.run import require_data, train_once
 from facekit.train.settings import portable
 from facekit.train.start import start_of
 from facekit.train.stream import open_crops
@@ -146,6 +146,7 @@ class _Training:
                 )
             listing = list_unlabelled(settings.unlabelled, self.examples)
             _train_supervised(settings, self.examples)
+            require_data(run.out, lambda: examples_digest(self.examples))
         torch.manual_seed(run.seed)
         self.start = start_of(network)
         device = resolve_device(run.device)
@@ -170,6 +171,7 @@ class _Training:
                 seed=run.seed,
             )
             self.modules["pile"] = self.pile
+        self._teaches = False
         self._best = BestMoment(run.out / "best.safetensors")
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, ...]]:
@@ -188,8 +190,9 @@ class _Training:
             self.pile.relabel(
                 epoch,
                 lambda pictures: sure(self.tuning.told(pictures, size=size), threshold),
-                counts=self._weight((epoch + 1) / self.settings.run.epochs) > 0,
+                counts=self._weight(self._last_step(epoch)) > 0,
             )
+        self._teaches = self.pile.is_sure()
         for known, (pictures, labels) in zip(labelled, self.pile.batches(epoch, skip), strict=True):
             yield *known, pictures, labels, self.task.mirrored(labels) if self.tuning.mirrors else labels
 
@@ -207,7 +210,7 @@ class _Training:
         guesses = batch[4]
         confident = (~guesses.isnan() & (guesses >= 0)).float().mean()
         guessed: Tensor | float = 0.0
-        if weight:
+        if weight and self._teaches:  # else the pile would only move the batch norms
             more, guesses = self.tuning.drawn(*batch[3:], size=size)
             outputs = self.tuning.forward(torch.cat([views, more]))
             guessed = self.task.loss(outputs[len(views) :], guesses)
@@ -261,13 +264,18 @@ class _Training:
         """Why the pile taught nothing, if so: then there is no gain to speak of."""
         if self.pile is None or int(self.pile.learnt):
             return ""
-        if not self.settings.pseudo.weight:
-            return "--weight 0 keeps the pile from being learnt"
+        if not self._weight(self._last_step(self.settings.run.epochs - 1)):
+            return "by --weight and --ramp nothing of the pile was learnt"
         asked = self.settings.pseudo.threshold
         return (
             f"of no picture of the pile was the network as sure as --threshold {asked}, so nothing was "
             "learnt from it; lower that, or train longer"
         )
+
+    def _last_step(self, epoch: int) -> float:
+        """Of an epoch, as a share of the run."""
+        steps = self.tuning.steps_per_epoch
+        return ((epoch + 1) * steps - 1) / (self.settings.run.epochs * steps)
 
     def _weight(self, progress: float) -> float:
         """Of the pseudo-labels' loss, at a share of the run."""

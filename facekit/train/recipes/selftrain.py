@@ -37,7 +37,7 @@ from facekit.train.people import CROP, MarginSettings, PeopleTraining, chance_of
 from facekit.train.pile import labels_digest, open_pile, picture_places, pseudo_listing
 from facekit.train.recipe import Recipe, Scores, Step
 from facekit.train.recipes import convrec
-from facekit.train.run import train_once
+from facekit.train.run import require_data, train_once
 from facekit.train.stream import open_crops
 from facekit.train.validate import ACCEPTS, impostor_pairs, measured_rates
 
@@ -119,6 +119,7 @@ def build_recipe(settings: SelfTrainSettings) -> Recipe:
         convrec.build_recipe,
         learnt=lambda: labels_digest(labelled),
     )
+    require_data(settings.run.out, lambda: labels_digest(labelled))
     source = settings.teacher or str(supervised)
     teacher = Embedder(load_checkpoint(source), device=settings.run.device)
     found, told = pseudo_listing(

@@ -59,8 +59,14 @@ class Source(Protocol):
         """The file in which it lies."""
 
 
-def pictures_digest(source: Source, rows: Iterable[int]) -> str:
-    """Stands for pictures in their order: by their names, and by size and time of the files they lie in."""
+def pictures_digest(source: Source, rows: Iterable[int], *, times: bool = True) -> str:
+    """Stands for pictures in their order.
+
+    Args:
+        source: where they lie.
+        rows: which of them. They count by their names, and by the size of the files they lie in.
+        times: whether the files' times count, too: what was made of a picture is soon made anew.
+    """
     digest = hashlib.sha256(os.fsencode(source.root.resolve()))
     last: Path | None = None
     for row in rows:
@@ -70,7 +76,7 @@ def pictures_digest(source: Source, rows: Iterable[int]) -> str:
             last = file
             with suppress(OSError):  # of one that is missing, whoever reads it tells
                 about = file.stat()
-                digest.update(b"\0%d %d" % (about.st_size, about.st_mtime_ns))
+                digest.update(b"\0%d %d" % (about.st_size, about.st_mtime_ns if times else 0))
     return digest.hexdigest()
 
 

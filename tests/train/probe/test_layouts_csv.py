@@ -93,6 +93,12 @@ def test_attributes_may_be_written_as_numbers_and_columns_that_are_none_are_name
     np.testing.assert_array_equal(examples.targets, [[1, 1], [np.nan, 0], [0, 1]])
     (told,) = [record.getMessage() for record in caplog.records if "not learnt" in record.getMessage()]
     assert told.endswith("not all cells are 0, 1 or blank: young ('NA' in line 2), source ('web' in line 2)")
+    minus = _table(tmp_path, "path,split,male\na.png,train,1\nb.png,test,-1\n")
+    for task in (None, "attributes"):
+        with pytest.raises(
+            TrainingError, match=r"no column is of 0, 1 and blanks alone: male \('-1' in line 3\)"
+        ):
+            open_examples(minus, task=task)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +182,10 @@ def test_an_unknown_point_is_nan_and_unnamed_eyes_are_refused(tmp_path: Path) ->
         ("path,label\na.png\n", r"line 2: 1 cells for 2 columns"),
         ("path,label,label\na.png,1,2\n", r"each column once"),
         ("path,label\na.png,\n", r"no line is filled in label"),
-        ("path,source\na.png,web\n", r"holds no labels for any task, only for: none"),
+        (
+            "path,source\na.png,web\n",
+            r"holds no labels for any task, and no column is of 0, 1 and blanks alone: source",
+        ),
         ("path,valence,arousal\na.png,0.1,high\n", r"line 2: a number is expected"),
         ("path,label,left,top,right,bottom\na.png,1,5,5,5,5\n", r"line 2: a face from"),
         ("path,label,split\na.png,1,train\nb.png,2,train\n", r"2 pictures, none of them to test with"),

@@ -71,19 +71,13 @@ def _is_bit(cell: str) -> bool:
         return False
 
 
-def _tell_ignored(table: Table, attributes: Sequence[str]) -> None:
-    """Name the columns that are no attributes: one cell that is miswritten makes one of them."""
+def _ignored(table: Table, attributes: Sequence[str]) -> str:
+    """The columns that are no attributes, and why: one cell that is miswritten makes one of them."""
     others = [name for name in table.columns if name not in {*_RESERVED, *attributes}]
     found = {name: _first_other(table, name) for name in others}
     ignored = [f"{name} ({why})" for name, why in found.items() if why]
-    if ignored:
-        more = f" and {len(ignored) - _NAMED} more" if len(ignored) > _NAMED else ""
-        _log.warning(
-            "%s: not learnt, since not all cells are 0, 1 or blank: %s%s",
-            table.path,
-            ", ".join(ignored[:_NAMED]),
-            more,
-        )
+    more = f" and {len(ignored) - _NAMED} more" if len(ignored) > _NAMED else ""
+    return ", ".join(ignored[:_NAMED]) + more
 
 
 def _read(path: Path, task: TaskName | None) -> Examples:
@@ -92,18 +86,24 @@ def _read(path: Path, task: TaskName | None) -> Examples:
         raise TrainingError(f"{path}: is no CSV file with a column path or image, nor a folder with one such")
     table = read_table(found)
     offered = _offered(table)
+    if "attributes" not in offered and (task == "attributes" or not offered) and (why := _ignored(table, [])):
+        raise TrainingError(
+            f"{found}: holds no labels for {task or 'any task'}, and no column is of 0, 1 and blanks alone: {why}"
+            "; write 0 and 1"
+        )
     chosen = choose_task(found, task, *offered)
-    if chosen == "attributes" and offered[chosen] != ["attributes"]:
-        _tell_ignored(table, offered[chosen])
-    rows = table.rows(offered[chosen])
+    columns = offered[chosen]
+    if chosen == "attributes" and columns != ["attributes"] and (why := _ignored(table, columns)):
+        _log.warning("%s: not learnt, since not all cells are 0, 1 or blank: %s", found, why)
+    rows = table.rows(columns)
     if len(rows) < len(table.lines):
         _log.info(
             "%s: %d of %d pictures have no %s", found, len(table.lines) - len(rows), len(table.lines), chosen
         )
     name = found.stem if path.is_file() else path.name
     if not rows:
-        raise TrainingError(f"{found}: no line is filled in {', '.join(offered[chosen][:8])}; fill some")
-    return _READERS[chosen](name, found, offered[chosen], rows)
+        raise TrainingError(f"{found}: no line is filled in {', '.join(columns[:8])}; fill some")
+    return _READERS[chosen](name, found, columns, rows)
 
 
 # ---------------------------------------------------------------- tasks
