@@ -87,10 +87,8 @@ def _read(path: Path, task: TaskName | None) -> Examples:
     table = read_table(found)
     offered = _offered(table)
     if "attributes" not in offered and (task == "attributes" or not offered) and (why := _ignored(table, [])):
-        raise TrainingError(
-            f"{found}: holds no labels for {task or 'any task'}, and no column is of 0, 1 and blanks alone: {why}"
-            "; write 0 and 1"
-        )
+        nothing = f"{found}: holds no labels for {task or 'any task'}"
+        raise TrainingError(f"{nothing}, and no column is of 0, 1 and blanks alone: {why}; write 0 and 1")
     chosen = choose_task(found, task, *offered)
     columns = offered[chosen]
     if chosen == "attributes" and columns != ["attributes"] and (why := _ignored(table, columns)):
