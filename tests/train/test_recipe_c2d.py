@@ -31,7 +31,7 @@ from facekit.train.config import DataSettings, OptimSettings, RunSettings
 from facekit.train.loop import fit
 from facekit.train.network import NetworkSettings
 from facekit.train.recipe import Recipe, Step
-from facekit.train.recipes import simclr
+from facekit.train.recipes import c2d, simclr
 from facekit.train.recipes.c2d import C2DSettings, build_recipe
 
 _CLASSES, _EACH, _FLIPPED = 5, 32, 0.4
@@ -263,6 +263,24 @@ def test_smaller_views_first_are_judged_at_their_size(noisy: Path, tmp_path: Pat
     fit(recipe, settings.run, settings.optim)
     assert set(sides) == {16, 24}
     assert sides == sorted(sides)
+
+
+@pytest.mark.parametrize(("few", "times"), [(0.02, 0), (1.1, 1)])
+def test_a_division_that_believes_hardly_any_label_is_told(
+    few: float,
+    times: int,
+    noisy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(c2d, "_FEW", few)
+    _train(_settings(noisy, tmp_path / "run", epochs=2, warmup_epochs=1))
+    told = [record.getMessage() for record in caplog.records if "of the labels count" in record.getMessage()]
+    last = _events(tmp_path / "run", "epoch")[-1]
+    said = f"epoch 1: only {100 * last['clean_share']:.2g} % of the labels count, since"
+    assert len(told) == times
+    assert all(line.startswith(said) and f"(separation {last['separation']:.2f})" in line for line in told)
 
 
 def test_plain_training_has_a_look_at_the_labels_at_its_end(noisy: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ other.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ from facekit.train.stream import open_crops
 from facekit.train.watch import Watch
 
 __all__ = ["PRESETS", "C2DSettings", "build_recipe"]
+
+_log = logging.getLogger(__name__)
+
+_FEW = 0.02  # of the labels; where fewer count, both networks learn little but each other's guesses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +263,16 @@ class _Training:
         """Say anew how likely the labels are clean; right after the warm-up, write it down, too."""
         judgement = self._judge(epoch, shared=True)
         self.division.update(judgement)
+        figures = self.division.figures(self.settings.threshold)
+        if figures["clean_share"] < _FEW and processes.rank() == 0:
+            _log.warning(
+                "epoch %d: only %.2g %% of the labels count, since the losses are hardly of two kinds "
+                "(separation %.2f): give more --warmup-epochs or a start that knows more (--init), or lower "
+                "--threshold",
+                epoch,
+                100 * figures["clean_share"],
+                figures["separation"],
+            )
         if epoch == self.settings.warmup_epochs and processes.rank() == 0:
             self._write_losses("losses-warmup.csv", judgement)
 
