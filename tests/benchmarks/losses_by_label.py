@@ -9,13 +9,13 @@ labels are wrong in 10 % of their pictures and others in 70 % (mean of 20 draws)
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from trainings import read_table
 
 _LOWEST = 0.2
 _UNEVEN = (0.1, 0.7)
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--true", type=Path, required=True)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     given = parser.parse_args()
-    truth = {row["path"]: row["identity"] for row in _read(given.true)}
+    truth = {row["path"]: row["identity"] for row in read_table(given.true)}
     print("| run | losses | as they are | by label | uneven, as they are | uneven, by label |")
     print("|---|---|---|---|---|---|")
     for run in given.runs:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _aucs(table: Path, truth: dict[str, str]) -> Iterator[float]:
-    rows = _read(table)
+    rows = read_table(table)
     losses = np.array([float(row["loss"]) for row in rows])
     labels = np.unique([row["label"] for row in rows], return_inverse=True)[1]
     right = np.array([row["label"] == truth[row["path"]] for row in rows])
@@ -73,11 +73,6 @@ def _thinned(labels: NDArray[np.int64], right: Bools, rng: np.random.Generator) 
             good = rng.permutation(good)[: round((1 - share) / share * len(bad))]
         kept += [good, bad]
     return np.concatenate(kept)
-
-
-def _read(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

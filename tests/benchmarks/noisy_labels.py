@@ -15,7 +15,6 @@ each; ``--full`` is the whole of it, for a GPU. Prints and keeps the table:
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import re
@@ -31,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
-from trainings import TRAIN, run_all, write_table
+from trainings import TRAIN, read_table, run_all, write_table
 
 from facekit.checkpoint import load_checkpoint
 from facekit.train.config import DataSettings
@@ -193,7 +192,7 @@ def measure(plan: Plan, sets: Path, out: Path, *, init: str | None, jobs: int) -
             data = ("--data", str(sets / f"noisy{noise}.csv"), "--out", str(run))
             commands.append([*TRAIN, "c2d", *plan.learn.split(), *network, *ways[way], *data])
     run_all(commands, jobs)
-    truth = {row["path"]: row["identity"] for row in _read(sets / "true.csv")}
+    truth = {row["path"]: row["identity"] for row in read_table(sets / "true.csv")}
     rows = [[f"{noise} %", way, *_worth(plan, run, sets, truth)] for (noise, way), run in runs.items()]
     lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
     (out / "noisy_labels.md").write_text("\n".join(lines) + "\n")
@@ -204,7 +203,9 @@ def _worth(plan: Plan, run: Path, sets: Path, truth: Mapping[str, str]) -> list[
     """The cells of a run."""
     tables = (run / "losses-warmup.csv", run / "losses.csv")
     aucs = [_auc(table, truth) if table.exists() else "" for table in tables]
-    suggested = [row["suggestion"] == truth[row["path"]] for row in _read(tables[1]) if row["suggestion"]]
+    suggested = [
+        row["suggestion"] == truth[row["path"]] for row in read_table(tables[1]) if row["suggestion"]
+    ]
     right = f"{sum(suggested)} of {len(suggested)}"
     accuracy = [f"{100 * _accuracy(run, sets / f'{part}.csv', plan.side):.1f}" for part in ("true", "test")]
     times = [json.loads(line)["time"] for line in (run / "log.jsonl").read_text().splitlines()]
@@ -212,7 +213,7 @@ def _worth(plan: Plan, run: Path, sets: Path, truth: Mapping[str, str]) -> list[
 
 
 def _auc(table: Path, truth: Mapping[str, str]) -> str:
-    rows = _read(table)
+    rows = read_table(table)
     right = [row["label"] == truth[row["path"]] for row in rows]
     return f"{roc_auc_score(right, [float(row['clean']) for row in rows]):.3f}"
 
@@ -252,7 +253,7 @@ def face_sets(plan: Plan, data: Path, to: Path) -> Path:
     with zipfile.ZipFile(data / "faces" / "images.zip") as packed:
         packed.extractall(to)
     pictures: dict[str, list[str]] = defaultdict(list)
-    for row in _read(data / "faces" / "index.csv"):
+    for row in read_table(data / "faces" / "index.csv"):
         if row["split"] == "train":
             pictures[row["identity"]].append(row["path"])
     draw = random.Random(0)
@@ -309,11 +310,6 @@ def write_sets(
     )
     write_table(to / "true.csv", ["path", "identity"], learnt)  # last: it says that all are there
     return to
-
-
-def _read(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,12 @@ def _split(number: int) -> str:
     return "train" if number <= 8000 else "validation" if number <= 8500 else "test"
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A CSV, whole or not at all."""
     beside = path.with_suffix(".part")
