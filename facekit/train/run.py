@@ -118,7 +118,6 @@ def require_data(out: Path, learnt: Callable[[], str]) -> bool:
             f"{out}: learnt from other pictures, labels or splits than there are now; {_ALIKE}"
         )
     if first:
-        out.mkdir(parents=True, exist_ok=True)
         _keep(data, digest)
     return not other
 
@@ -126,6 +125,7 @@ def require_data(out: Path, learnt: Callable[[], str]) -> bool:
 def _keep(file: Path, text: str) -> None:
     """Write the settings beside the run, whole or not at all."""
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as stream:
             stream.write(text.encode())
     except OSError as error:
